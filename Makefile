@@ -1,0 +1,78 @@
+# What people call: demo, test, bench, lint, build. Everything happens in a virtual environment of its own (.venv).
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find sentinel -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
+TESTS ?= tests
+LINT_PATHS := sentinel tests setup.py
+
+.PHONY: demo test bench lint build lock test-lowest clean machine
+
+demo: $(VENV)/.built
+	@$(BIN)/python tests/demo/demo.py
+
+test: lint
+	@$(BIN)/python -m pytest $(TESTS)
+
+lint: $(VENV)/.built
+	@$(BIN)/ruff check $(LINT_PATHS)
+	@$(BIN)/ruff format --check $(LINT_PATHS)
+	@$(BIN)/mypy --strict sentinel
+
+bench: $(VENV)/.built
+	@$(BIN)/python tests/bench/bench.py
+	@$(BIN)/python tests/bench/startup.py
+
+build: $(VENV)/.built
+	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist
+
+# The lock file for every Python and platform that the project supports. Needs network; run it when dependencies change.
+lock: $(VENV)/.built
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --quiet --universal --no-header --no-emit-index-url --group dev --all-extras --no-emit-package pyarrow -o requirements.lock pyproject.toml
+
+# The tests again with the oldest versions that pyproject.toml allows.
+test-lowest: machine
+	@$(PYTHON) -m venv --clear build/lowest
+	@build/lowest/bin/python -m pip install --quiet uv
+	@build/lowest/bin/uv pip compile --quiet --resolution lowest-direct --group dev --extra mysql --extra postgresql --extra zst \
+		-o build/lowest.txt pyproject.toml
+	@build/lowest/bin/python -m pip install --quiet -r build/lowest.txt
+	@build/lowest/bin/python -m pip install --quiet --no-deps .
+	@cp -r tests build/lowest/ && cd build/lowest && bin/python -m pytest -p no:cacheprovider -q tests --ignore=tests/test_packaging.py
+
+# Python 3.11 with venv, a C compiler and Python's headers: through apt as root on Debian and Ubuntu, else in words.
+machine:
+	@missing=""; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+		|| { echo "sentinel needs Python 3.11 or newer as $(PYTHON); set PYTHON=/path/to/python3.11" >&2; \
+		     command -v $(PYTHON) >/dev/null && exit 1; missing="python3 python3-venv python3-dev"; }; \
+	[ -n "$$missing" ] || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	command -v gcc >/dev/null || command -v cc >/dev/null || command -v clang >/dev/null || missing="$$missing gcc libc6-dev"; \
+	[ -z "$$(command -v $(PYTHON))" ] || $(PYTHON) -c \
+		'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' \
+		|| missing="$$missing python3-dev"; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing$$missing"; apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
+		else \
+			echo "missing:$$missing; on Debian and Ubuntu: sudo apt install$$missing" >&2; exit 1; \
+		fi; \
+	fi
+
+$(VENV)/.installed: requirements.lock | machine
+	@echo "creating $(VENV) (once)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.installed pyproject.toml setup.py $(SOURCES)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find sentinel -name '*.so' -delete -o -name '_*.c' -delete

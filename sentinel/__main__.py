@@ -1,0 +1,5 @@
+"""``python -m sentinel`` is the command."""
+
+from sentinel.cli import entry
+
+entry()

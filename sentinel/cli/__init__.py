@@ -1,0 +1,184 @@
+"""The command line: arguments, wiring, exit codes.
+
+Each command's module is imported when it is run: a replay does not load the daemon's libraries. argparse, because it starts fifty
+milliseconds sooner than what is built on top of it, and ``sentinel replay`` is started from other programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from sentinel.errors import UserError
+
+EXIT_OK, EXIT_FOUND, EXIT_USAGE = 0, 1, 2
+_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as one sentence, with the way to more."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        sys.stderr.write(f"sentinel: {message}; see {self.prog} --help\n")
+        raise SystemExit(EXIT_USAGE)
+
+
+def _log_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--year", type=_year, metavar="Y", help="year of the first line whose stamp has none (default: by the file's date)")
+    parser.add_argument("--timezone", metavar="TZ", help="zone of stamps without one, like Europe/Berlin (default: this machine's)")
+
+
+def _year(text: str) -> int:
+    if not text.isdigit() or not 1970 <= int(text) <= 9998:
+        raise argparse.ArgumentTypeError(f"a year is a number like 2026, not {text!r}")
+    return int(text)
+
+
+def _database_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--state", metavar="DIR", help="directory of the state database (default: /var/lib/sentinel)")
+    parser.add_argument("--config", metavar="FILE", help="take state and database from a configuration file")
+    parser.add_argument("--database", metavar="URL", help="where accounts are locked, like mysql://user@host/extmail or sqlite:///file")
+    parser.add_argument("--preset", metavar="NAME", help="how they are locked there: generic, extmail, or a file")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="sentinel",
+        description="Finds, in a mail server's log, whose account is being abused, and can stop it.",
+        epilog="sentinel COMMAND --help tells more.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser("run", help="the daemon: follow logs, detect, export metrics, respond")
+    run.add_argument("--config", metavar="FILE", help="configuration file; the options below then may not be given")
+    run.add_argument("--log", action="append", default=[], metavar="PATH", help="a log to follow; may be given several times")
+    run.add_argument("--state", metavar="DIR", help="directory of the state database (default: /var/lib/sentinel)")
+    run.add_argument("--database", metavar="URL", help="where accounts are locked, like mysql://user@host/extmail or sqlite:///file")
+    run.add_argument("--preset", metavar="NAME", help="how they are locked there: generic, extmail, or a file")
+    run.add_argument("--enforce", action="store_true", help="really lock; without it locks are only written to the journal")
+    run.add_argument("--listen", metavar="HOST:PORT", help="metrics and status page (default: 127.0.0.1:9154)")
+    run.add_argument("--rules", action="append", default=[], metavar="PATH", help="rules file or folder instead of the default rules")
+    run.add_argument("--from-start", action="store_true", help="read a log without a checkpoint from its beginning, not from its end")
+    _log_options(run)
+    run.set_defaults(module="run")
+
+    replay = commands.add_parser("replay", help="the same on finished logs")
+    replay.add_argument("files", nargs="+", metavar="FILE", help="logs, also .gz .xz .zst .bz2; - is standard input")
+    replay.add_argument("--rules", action="append", default=[], metavar="PATH", help="rules file or folder instead of the default rules")
+    replay.add_argument("--format", choices=("table", "jsonl"), default="table", help="default: table")
+    replay.add_argument(
+        "--fail-on", choices=("info", "warning", "critical"), metavar="SEVERITY", help="exit with 1 if a detection is as severe"
+    )
+    replay.add_argument("--config", metavar="FILE", help="take rules, networks and logins from a configuration file")
+    _log_options(replay)
+    replay.set_defaults(module="replay")
+
+    parse = commands.add_parser("parse", help="the event table")
+    parse.add_argument("files", nargs="+", metavar="FILE", help="logs, also .gz .xz .zst .bz2; - is standard input")
+    parse.add_argument("--format", choices=("jsonl", "csv", "parquet"), default="jsonl", help="default: jsonl; parquet needs pyarrow")
+    parse.add_argument("--dialect", choices=("auto", "postfix", "sendmail", "exim"), default="auto", help="default: auto")
+    parse.add_argument("--attributed", action="store_true", help="with the origin's account, client and sender on every row")
+    parse.add_argument("--all", action="store_true", help="also lines that mean nothing (other) and that are not mail (unparsed)")
+    parse.add_argument("--out", metavar="FILE", help="write there and not to standard output")
+    _log_options(parse)
+    parse.set_defaults(module="parse")
+
+    rules = commands.add_parser("rules", help="check rules, run their tests")
+    rules_commands = rules.add_subparsers(dest="rules_command", metavar="check|test", required=True, parser_class=_Parser)
+    for name, text in (("check", "validate rules"), ("test", "run the tests that rules carry")):
+        command = rules_commands.add_parser(name, help=text)
+        command.add_argument("paths", nargs="*", metavar="PATH", help="rules files or folders (default: the product's own)")
+    rules.set_defaults(module="rules")
+
+    locks = commands.add_parser("locks", help="the lock journal, and doing or undoing one by hand")
+    locks_commands = locks.add_subparsers(dest="locks_command", metavar="list|lock|unlock|protect", required=True, parser_class=_Parser)
+    listing = locks_commands.add_parser("list", help="open locks")
+    listing.add_argument("--every", action="store_true", help="the whole journal: also what was undone, refused, simulated")
+    listing.add_argument("--format", choices=("table", "jsonl"), default="table")
+    _database_options(listing)
+    for name, text in (
+        ("lock", "lock an account now"),
+        ("unlock", "undo a lock: the account's row is again as it was"),
+        ("protect", "never lock an account or pattern (*@example.com), whatever it does"),
+        ("unprotect", "take a protection back"),
+    ):
+        command = locks_commands.add_parser(name, help=text)
+        command.add_argument("account", metavar="ACCOUNT")
+        command.add_argument("--why", default="by hand", metavar="TEXT", help="for the journal")
+        _database_options(command)
+    locks.set_defaults(module="locks")
+
+    config = commands.add_parser("config", help="check a configuration file")
+    config_commands = config.add_subparsers(dest="config_command", metavar="check", required=True, parser_class=_Parser)
+    check = config_commands.add_parser("check", help="validate a configuration file, its rules and its preset")
+    check.add_argument("file", nargs="?", default="/etc/sentinel/sentinel.yaml", metavar="FILE")
+    config.set_defaults(module="config")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; its exit code. No traceback reaches a user for what the user can mend."""
+    # What is loaded at the start stays: looking through it for garbage meanwhile only takes time.
+    gc.disable()
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    # What machines read is UTF-8 wherever it is written.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+    try:
+        if arguments.version:
+            import sentinel
+
+            print(f"sentinel {sentinel.__version__}", flush=True)
+            return EXIT_OK
+        if arguments.command is None:
+            parser.print_help(sys.stderr)
+            return EXIT_USAGE
+        command = import_module(f"sentinel.cli.{arguments.module}")
+        gc.freeze()
+        gc.enable()
+        code: int = command.main(arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        _complain(str(error))
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away (head, a pager): nothing more to say.
+        _drop_output()
+        return EXIT_OK
+    except OSError as error:
+        _drop_output()
+        _complain(f"{error.filename or 'the output'}: can't be written or read: {error.strerror}")
+        return EXIT_USAGE
+    finally:
+        gc.enable()
+
+
+def entry() -> NoReturn:
+    """The installed command. Ends without taking tables of a million entries apart one by one: everything is written by then."""
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _drop_output() -> None:
+    """Nothing is flushed at exit: it would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    for line in text.splitlines():
+        sys.stderr.write(f"sentinel: {line}\n")

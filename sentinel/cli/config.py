@@ -1,0 +1,27 @@
+"""``sentinel config check``."""
+
+from __future__ import annotations
+
+import argparse
+
+from sentinel.cli import EXIT_OK
+from sentinel.config import load_config
+from sentinel.errors import UserError
+from sentinel.wiring import engine_of, locker_of
+
+
+def main(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.file)
+    try:
+        engine = engine_of(config)
+        locker = locker_of(config)
+    except UserError as error:
+        raise UserError(f"{arguments.file}: {error}") from None
+    if locker is not None:
+        locker.close()
+    print(f"{arguments.file}: ok")
+    print(f"  follows {', '.join(config.log)}; state in {config.state}; listens on {config.listen}")
+    print(f"  {len(engine.rules)} rules; policy: {config.policy.mode}, lock at a score of {config.policy.lock_at:g}")
+    if config.database is not None:
+        print(f"  locks by the preset {config.database.preset}")
+    return EXIT_OK

@@ -1,0 +1,183 @@
+"""``sentinel replay``: what the rules find in finished logs, and who it comes down to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from sentinel.cli import EXIT_FOUND, EXIT_OK
+from sentinel.detect.detection import LOCK_AT, MEMORY_SECONDS, Detection, format_time
+from sentinel.detect.engine import Engine
+from sentinel.detect.rules import SEVERITIES, load_rules
+from sentinel.replaying import Merge, detections
+from sentinel.respond.policy import Policy, protecting_pattern
+from sentinel.zones import zone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sentinel.config import Config
+
+_COLUMNS = (("TIME", 20), ("SEVERITY", 8), ("SCORE", 5), ("RULE", 29))
+_LONG_SECONDS = 2.0
+"""A replay that takes longer shows how far it is, on a terminal."""
+
+
+def main(arguments: argparse.Namespace) -> int:
+    config = _config(arguments)
+    engine = make_engine(arguments, config)
+    settings = config.policy if config else SimpleNamespace(memory=MEMORY_SECONDS, lock_at=LOCK_AT, protected=())
+    policy = Policy(settings)  # type: ignore[arg-type]
+    show = _show_jsonl if arguments.format == "jsonl" else _Table().show
+    highest = -1
+    totals: dict[str, tuple[float, Detection]] = {}
+    with progress(arguments.files) as report:
+        merge = Merge(engine, arguments.files, report)
+        try:
+            for detection in detections(merge):
+                show(detection)
+                highest = max(highest, SEVERITIES.index(detection.severity))
+                _score(policy, totals, detection)
+        finally:
+            # Of what was read, also where the end of an archive is damaged; not where nothing could be read at all.
+            if merge.judged:
+                _summary(engine, merge, policy, totals)
+    if arguments.fail_on and highest >= SEVERITIES.index(arguments.fail_on):
+        return EXIT_FOUND
+    return EXIT_OK
+
+
+def _config(arguments: argparse.Namespace) -> Config | None:
+    if not arguments.config:
+        return None
+    from sentinel.config import load_config
+
+    return load_config(arguments.config)
+
+
+def make_engine(arguments: argparse.Namespace, config: Config | None) -> Engine:
+    if config:
+        from sentinel.wiring import engine_of
+
+        return engine_of(config, rules=arguments.rules, year=arguments.year, timezone=arguments.timezone)
+    return Engine(load_rules(arguments.rules or None), timezone=zone(arguments.timezone), year=arguments.year)
+
+
+def _score(policy: Policy, totals: dict[str, tuple[float, Detection]], detection: Detection) -> None:
+    account = policy.remember(detection)
+    if account is not None:
+        total = policy.total(account)
+        if account not in totals or (totals[account][0] < policy.settings.lock_at and total > totals[account][0]):
+            totals[account] = (total, detection)
+
+
+def _show_jsonl(detection: Detection) -> None:
+    sys.stdout.write(json.dumps(detection.to_dict(), ensure_ascii=False) + "\n")
+
+
+class _Table:
+    """One line a detection, as they come."""
+
+    def __init__(self) -> None:
+        self._headed = False
+
+    def show(self, detection: Detection) -> None:
+        if not self._headed:
+            self._headed = True
+            print("  ".join(name.ljust(width) for name, width in _COLUMNS), "WHO AND HOW MUCH", sep="  ")
+        cells = (format_time(detection.time)[:19] + "Z", detection.severity, f"{detection.score:g}", detection.rule)
+        line = "  ".join(text.ljust(width) for text, (_, width) in zip(cells, _COLUMNS, strict=True))
+        print(f"{line}  {plain(describe(detection))}")
+
+
+def describe(detection: Detection) -> str:
+    """The subject and the measure in a few words."""
+    who = ", ".join(detection.subject.values())
+    text = f"{who}: {detection.measure} {detection.value:g} in {_span(detection.window)}"
+    used = {
+        "client_ips": "from",
+        "providers": "answered by",
+    }
+    for name, word in used.items():
+        values = [value for value in detection.related.get(name, []) if value not in detection.subject.values()]
+        if values:
+            more = f" and {len(values) - 2} more" if len(values) > 2 else ""
+            text += f", {word} {', '.join(values[:2])}{more}"
+    return text
+
+
+def plain(text: str) -> str:
+    """Text for a terminal: control characters, which an attacker may have put there, become visible."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def _summary(engine: Engine, merge: Merge, policy: Policy, totals: dict[str, tuple[float, Detection]]) -> None:
+    """To standard error: what was read, and whom policy would lock."""
+    outcomes = {"event": 0, "ignored": 0, "unparsed": 0}
+    for lines in engine.counters()["lines"].values():
+        for outcome, number in lines.items():
+            outcomes[outcome] += number
+    out = [
+        f"{merge.lines:,} lines: {outcomes['event']:,} events, {outcomes['ignored']:,} ignored, {outcomes['unparsed']:,} unparsed"
+        + (f", {merge.overlong:,} too long" if merge.overlong else "")
+    ]
+    late = engine.counters()["late"]
+    if late:
+        out.append(f"{late:,} lines were more than a minute out of order and were left out of the windows")
+    lock_at = policy.settings.lock_at
+    culprits = sorted(((total, account, d) for account, (total, d) in totals.items() if total >= lock_at), key=lambda c: c[2].time)
+    for total, account, detection in culprits:
+        pattern = protecting_pattern(account, policy.settings.protected)
+        what = "would lock" if pattern is None else f"would not lock (protected by {plain(pattern)})"
+        out.append(f"{what} {plain(account)}: score {total:g} at {format_time(detection.time)}")
+    if not culprits:
+        out.append(f"nobody reaches the score of {lock_at:g} at which an account is locked")
+    sys.stdout.flush()
+    sys.stderr.write("".join(f"sentinel: {line}\n" for line in out))
+
+
+@contextmanager
+def progress(files: list[str]) -> Iterator[Callable[[int], None] | None]:
+    """A bar on standard error for what takes long; nothing where that is not a terminal."""
+    if not sys.stderr.isatty() or "-" in files:
+        yield None
+        return
+    total = sum(os.path.getsize(path) for path in files if os.path.isfile(path))
+    began = time.monotonic()
+    bars: list[tuple[object, object]] = []
+    done = [0, 0]  # bytes of files before this one, bytes of this one
+
+    def report(read: int) -> None:
+        if read < done[1]:
+            done[0] += done[1]
+        done[1] = read
+        if not bars and time.monotonic() - began > _LONG_SECONDS:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            bar = Progress(console=Console(stderr=True), transient=True)
+            bar.start()
+            bars.append((bar, bar.add_task("reading", total=total)))
+        if bars:
+            bar_, task = bars[0]
+            bar_.update(task, completed=done[0] + done[1])  # type: ignore[attr-defined]
+
+    try:
+        yield report
+    finally:
+        for bar_, _ in bars:
+            bar_.stop()  # type: ignore[attr-defined]

@@ -1,0 +1,494 @@
+"""The configuration file ``sentinel.yaml``: read, validated, and every mistake in it named with file, line and the
+nearest right word.
+
+:class:`Config` says what may be written; :func:`load_config` reads it from a file, :meth:`Config.from_arguments` builds
+it from the command line. :func:`read_yaml` reads any of the project's small YAML files so that whoever validates the
+content can still say in which line a value stands. It is stricter than YAML 1.1 where that surprises: a key given twice
+is an error, ``12:30`` is not a number of seconds, a date stays a text, and a bare ``no`` where a text belongs is
+pointed at.
+"""
+
+import difflib
+import ipaddress
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+
+from sentinel.detect.detection import LOCK_AT, MEMORY_SECONDS, OWN_NETWORKS
+from sentinel.errors import UserError
+from sentinel.zones import parse_zone
+
+DEFAULT_LISTEN = "127.0.0.1:9154"
+DEFAULT_STATE = "/var/lib/sentinel"
+_MAX_YAML_BYTES = 4 << 20
+_MAX_DEPTH = 50
+_TAGS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")
+_UNITS_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)")
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+_M = TypeVar("_M", bound=BaseModel)
+Place = tuple[str | int, ...]
+"""Where a value stands in a document: ``("policy", "protected", 0)``."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``; did you mean "…"?``, or all the known words where none is near.
+
+    >>> nearest("polcy", ["policy", "state"])
+    '; did you mean "policy"?'
+    """
+    words = list(known)
+    near = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
+    return f'; did you mean "{near[0]}"?' if near else f"; known here: {', '.join(words)}"
+
+
+# YAML with line numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A YAML file as plain Python values, and the line of each of them."""
+
+    path: str
+    value: Any
+    lines: Mapping[Place, int] = field(repr=False)
+    """1-based; of a mapping's member it is the line of the key."""
+    problems: tuple[str, ...]
+    """What is wrong with the YAML itself, each with file and line."""
+
+    def where(self, place: Place) -> str:
+        """``file:line`` of a place, or of the nearest place around it."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return f"{self.path}:{self.lines.get(place, 1)}"
+
+
+def read_yaml(path: str | Path) -> Document:
+    """Reads a file. UserError when it cannot be read or is no YAML; smaller problems are listed in the document."""
+    name = str(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_MAX_YAML_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError(f"{name}: there is no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{name}: this is a directory, a YAML file is needed") from None
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+    if len(data) > _MAX_YAML_BYTES:
+        raise UserError(f"{name}: larger than {_MAX_YAML_BYTES >> 20} MiB, this is no configuration")
+    return parse_yaml(data, name)
+
+
+def parse_yaml(data: bytes | str, name: str) -> Document:
+    """The same for YAML that is already in memory; ``name`` is what errors call it."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        root = yaml.compose(data, Loader=loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise UserError(f"{name}:{line}: not valid YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
+    reader = _Reader(name)
+    value = None if root is None else reader.read(root, ())
+    return Document(name, value, reader.lines, tuple(reader.problems))
+
+
+class _Reader:
+    """Composed nodes to values; remembers lines and collects problems."""
+
+    def __init__(self, name: str) -> None:
+        import yaml
+
+        self._yaml = yaml
+        self._scalars = yaml.constructor.SafeConstructor()
+        self.name = name
+        self.lines: dict[Place, int] = {}
+        self.problems: list[str] = []
+
+    def _problem(self, node: Any, text: str) -> None:
+        self.problems.append(f"{self.name}:{node.start_mark.line + 1}: {text}")
+
+    def read(self, node: Any, place: Place) -> Any:
+        self.lines.setdefault(place, node.start_mark.line + 1)
+        if len(place) > _MAX_DEPTH:
+            raise UserError(f"{self.name}:{node.start_mark.line + 1}: nested more than {_MAX_DEPTH} deep, or an alias inside itself")
+        if node.tag.removeprefix("tag:yaml.org,2002:") not in _TAGS:
+            self._problem(node, f"the tag {node.tag} is not supported; write the value without it")
+            return None
+        if isinstance(node, self._yaml.MappingNode):
+            return self._mapping(node, place)
+        if isinstance(node, self._yaml.SequenceNode):
+            return [self.read(child, (*place, index)) for index, child in enumerate(node.value)]
+        return self._scalar(node)
+
+    def _mapping(self, node: Any, place: Place) -> dict[str, Any]:
+        out: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, self._yaml.ScalarNode):
+                self._problem(key_node, "a key must be a plain word")
+                continue
+            key = str(key_node.value)
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                self._problem(key_node, "merge keys (<<) are not supported; write the values out")
+            elif key in out:
+                self._problem(
+                    key_node,
+                    f'key "{key}" is given twice (first in line {self.lines[(*place, key)]}); keep one of them',
+                )
+            else:
+                self.lines[(*place, key)] = line
+                out[key] = self.read(value_node, (*place, key))
+        return out
+
+    def _scalar(self, node: Any) -> Any:
+        tag = node.tag.rpartition(":")[2]
+        # 1:30 is 90 to YAML 1.1, and a bare date is an object: both are texts here.
+        if tag == "timestamp" or (tag in ("int", "float") and ":" in node.value):
+            return node.value
+        try:
+            return self._scalars.construct_object(node)
+        except (self._yaml.YAMLError, ValueError) as error:
+            self._problem(node, f"{node.value!r} cannot be read: {str(error).splitlines()[0]}")
+            return None
+
+
+# values
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of ``90``, ``90s``, ``10m``, ``1h``, ``7d``, ``1.5h``; ValueError with the reason.
+
+    >>> parse_duration("10m"), parse_duration(90)
+    (600.0, 90.0)
+    """
+    expected = f"{value!r} is not a duration; write a number of seconds or 90s, 10m, 1h, 7d"
+    if isinstance(value, bool):
+        raise ValueError(expected)
+    if isinstance(value, (int, float)):
+        seconds = float(value)
+    else:
+        match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+        if not match or match[2] not in _UNITS_SECONDS:
+            raise ValueError(expected)
+        seconds = float(match[1]) * _UNITS_SECONDS[match[2]]
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"{value!r} is not a duration; it must be longer than 0 seconds")
+    return seconds
+
+
+def _timezone(value: object) -> object:
+    if isinstance(value, str):
+        parse_zone(value)
+    return value
+
+
+def _listen(value: object) -> object:
+    if isinstance(value, str):
+        host, _, port = value.rpartition(":")
+        bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        if not bare or not (port.isascii() and port.isdigit() and int(port) < 65536) or (":" in bare and bare is host):
+            raise ValueError(f'"{value}" is not HOST:PORT; write it as {DEFAULT_LISTEN} or [::1]:9154')
+    elif isinstance(value, int):
+        raise ValueError(f"{_show(value)} is not HOST:PORT; write it as {DEFAULT_LISTEN} or [::1]:9154")
+    return value
+
+
+def _network(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        try:
+            meant = f'; did you mean "{ipaddress.ip_network(value, strict=False)}"?'
+        except ValueError:
+            meant = "; write it as 192.0.2.0/24 or 2001:db8::/32"
+        raise ValueError(f'"{value}" is not a network{meant}') from None
+
+
+def _one_or_many(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _pattern(value: object) -> object:
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("an empty pattern protects nobody; name an account or a pattern such as *@example.com")
+    return value
+
+
+def _option(value: object) -> str | bool | int:
+    if isinstance(value, (str, bool, int)):
+        return value
+    raise ValueError(f"must be a text, a whole number, true or false, not {_show(value)}")
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_one_or_many)]
+Network = Annotated[str, BeforeValidator(_network)]
+Pattern = Annotated[str, BeforeValidator(_pattern)]
+Option = Annotated[str | bool | int, PlainValidator(_option, json_schema_input_type=str | bool | int)]
+Mode = Literal["observe", "notify", "enforce"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+
+class PolicySettings(_Section):
+    """When scores become a lock."""
+
+    mode: Mode = Field(default="observe", description="observe: journal what would be done; notify: tell; enforce: lock")
+    lock_at: Annotated[float, Field(gt=0)] = Field(default=LOCK_AT, description="total score at which an account is locked")
+    memory: Duration = Field(default=MEMORY_SECONDS, description="for how long a detection counts, in event time")
+    protected: Annotated[tuple[Pattern, ...], BeforeValidator(_one_or_many)] = Field(
+        default=(), description="accounts or patterns that are never locked, whatever they do"
+    )
+    max_locks_per_hour: Annotated[int, Field(ge=0)] = 10
+    max_locks_per_day: Annotated[int, Field(ge=0)] = 30
+    max_evidence_age: Duration = Field(default=3600.0, description="older evidence is reported and never locks")
+
+
+class DatabaseSettings(_Section):
+    """Where accounts are locked."""
+
+    url: SecretStr = Field(description="SQLAlchemy URL; ${NAME} is taken from the environment")
+    password_file: Text | None = Field(default=None, description="file whose first line is the password")
+    preset: Text = Field(default="generic", description="name of a lock preset, or the path of one")
+    options: dict[str, Option] = Field(default_factory=dict, description="the preset's options, such as table names")
+
+    @model_validator(mode="after")
+    def _has_url(self) -> Self:
+        if "://" not in self.url.get_secret_value() and not re.fullmatch(r"\$\{\w+\}", self.url.get_secret_value()):
+            raise ValueError("url must look like mysql://user@host/database, postgresql://… or sqlite:////path")
+        return self
+
+
+class LoginSettings(_Section):
+    """Which envelope senders belong to which login."""
+
+    file: Text | None = Field(default=None, description="a Postfix login map: sender, then its logins")
+    database: SecretStr | None = Field(default=None, description="SQLAlchemy URL; ${NAME} is taken from the environment")
+    query: Text | None = Field(default=None, description="SELECT of two columns: sender, login")
+    refresh: Duration = 600.0
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.file is None) == (self.database is None):
+            raise ValueError("give either file, or database and query")
+        if (self.database is None) != (self.query is None):
+            raise ValueError("database and query belong together")
+        return self
+
+
+class Config(_Section):
+    """All of ``sentinel.yaml``."""
+
+    log: Texts = Field(min_length=1, description="the mail logs to follow")
+    state: Text = Field(default=DEFAULT_STATE, description="directory of the state database")
+    listen: Annotated[str, BeforeValidator(_listen)] = Field(default=DEFAULT_LISTEN, description="HOST:PORT of metrics and status")
+    rules: Texts = Field(default=(), description="rule files or directories; none: the default rules")
+    timezone: Annotated[str, BeforeValidator(_timezone)] | None = Field(default=None, description="zone of a log that writes none")
+    year: Annotated[int, Field(ge=1970, le=9998)] | None = Field(default=None, description="year of a log that writes none")
+    networks: Annotated[tuple[Network, ...], BeforeValidator(_one_or_many)] = Field(
+        default=OWN_NETWORKS, description="own networks: mail from there is not from outside"
+    )
+    logins: LoginSettings | None = None
+    policy: PolicySettings = PolicySettings()
+    database: DatabaseSettings | None = None
+
+    @model_validator(mode="after")
+    def _can_enforce(self) -> Self:
+        if self.policy.mode == "enforce" and self.database is None:
+            raise ValueError("enforce needs a database to lock accounts in")
+        return self
+
+    @property
+    def listen_address(self) -> tuple[str, int]:
+        """Host without brackets, and port."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @classmethod
+    def from_arguments(
+        cls,
+        *,
+        log: Sequence[str],
+        state: str | None = None,
+        database: str | None = None,
+        preset: str | None = None,
+        enforce: bool = False,
+        listen: str | None = None,
+        rules: Sequence[str] = (),
+        timezone: str | None = None,
+        year: int | None = None,
+    ) -> Self:
+        """The configuration of a run without a file. Raises UserError in the words of the command line."""
+        if database is None and preset is not None:
+            raise UserError("--preset: says how to lock in a database, so --database is needed with it")
+        if database is None and enforce:
+            raise UserError("--enforce: locking needs --database URL (and --preset NAME)")
+        given: dict[str, Any] = {"log": list(log), "policy": {"mode": "enforce" if enforce else "observe"}}
+        optional = {"state": state, "listen": listen, "timezone": timezone, "year": year, "rules": list(rules) or None}
+        given |= {key: value for key, value in optional.items() if value is not None}
+        if database is not None:
+            given["database"] = {"url": database, "preset": preset or "generic"}
+        problems: list[str] = []
+
+        def option(place: Place) -> str:
+            return f"--{'preset' if 'preset' in place else place[0]}" if place else ""
+
+        config = _validate(cls, given, problems, option)
+        if config is None:
+            raise UserError("\n".join(problems))
+        return config
+
+
+def load_config(path: str | Path) -> Config:
+    """Reads and validates a configuration file; one UserError with a line for each mistake."""
+    document = read_yaml(path)
+    problems = list(document.problems)
+    value = document.value
+    if value is None:
+        raise UserError(f"{document.path}:1: the file is empty; it must at least say which log to follow: log: /var/log/mail.log")
+    if not isinstance(value, dict):
+        raise UserError(f"{document.path}:1: must hold keys and values, such as log: /var/log/mail.log")
+
+    def where(place: Place) -> str:
+        key = _spell(place)
+        return f"{document.where(place)}: {key}" if key else document.where(place)
+
+    config = _validate(Config, _drop_empty(value), problems, where)
+    if problems or config is None:
+        raise UserError("\n".join(sorted(problems, key=_line_of)))
+    return config
+
+
+def _drop_empty(value: dict[str, Any]) -> dict[str, Any]:
+    """A section whose members are all commented out (``database:`` and nothing more) is a section left out."""
+    return {key: child for key, child in value.items() if child is not None}
+
+
+def _line_of(problem: str) -> int:
+    match = re.search(r":([0-9]+): ", problem)
+    return int(match[1]) if match else 0
+
+
+def _spell(place: Place) -> str:
+    out = ""
+    for part in place:
+        out += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if out else part
+    return out
+
+
+def _validate(model: type[_M], value: dict[str, Any], problems: list[str], where: Callable[[Place], str]) -> _M | None:
+    try:
+        # Strict: a number never silently becomes a text. The one leniency is that a YAML list is a tuple here.
+        return model.model_validate(_tuples(value))
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            place = item["loc"]
+            problems.append(f"{where(place)}: {_sentence(model, place, dict(item))}".removeprefix(": "))
+        return None
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(child) for key, child in value.items()}
+    return tuple(_tuples(child) for child in value) if isinstance(value, list) else value
+
+
+def _model_at(model: type[BaseModel], place: Place) -> type[BaseModel]:
+    """The section that holds the last part of a place."""
+    for part in place[:-1]:
+        info = model.model_fields.get(str(part))
+        inner = info.annotation if info else None
+        options = [inner, *getattr(inner, "__args__", ())]
+        model = next((option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), model)
+    return model
+
+
+def _sentence(model: type[BaseModel], place: Place, item: dict[str, Any]) -> str:
+    kind, given, context = item["type"], item.get("input"), item.get("ctx", {})
+    if kind == "extra_forbidden":
+        return "unknown key" + nearest(str(place[-1]), _model_at(model, place).model_fields)
+    if kind == "missing":
+        example = {"log": "; name the mail log, such as log: /var/log/mail.log", "url": "; say where the accounts are"}
+        return "is missing" + example.get(str(place[-1]), "")
+    if kind == "literal_error":
+        words = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+        return f"{_show(given)} is not one of {', '.join(words)}" + (nearest(str(given), words) if isinstance(given, str) else "")
+    if kind == "value_error":
+        return str(context.get("error", item["msg"]))
+    if kind in ("string_type", "secret_type"):
+        if isinstance(given, bool):
+            return "must be a text, but YAML reads this word as true or false; put it in quotes"
+        return f"must be a text, not {_show(given)}" + ("" if isinstance(given, (dict, tuple)) else "; put it in quotes")
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        return f"must hold keys and values, not {_show(given)}"
+    if kind == "tuple_type":
+        return f"must be a text or a list of texts, not {_show(given)}"
+    if kind == "too_short" or kind == "string_too_short":
+        return "must not be empty"
+    if kind in ("int_type", "int_from_float", "int_parsing"):
+        return f"must be a whole number, not {_show(given)}"
+    if kind in ("float_type", "float_parsing"):
+        return f"must be a number, not {_show(given)}"
+    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        bound = next(iter(context.values()))
+        words_for = {"greater_than": "more than", "greater_than_equal": "at least", "less_than": "less than"}
+        return f"must be {words_for.get(kind, 'at most')} {bound:g}, not {_show(given)}"
+    return str(item["msg"])
+
+
+def _show(value: object) -> str:
+    if isinstance(value, dict):
+        return "keys and values"
+    if isinstance(value, (tuple, list)):
+        return "a list"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = repr(value) if not isinstance(value, str) else f'"{value}"'
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+# secrets
+
+
+def expand_environment(text: str, what: str) -> str:
+    """``${NAME}`` replaced from the environment; UserError, without any value, for a name that is not set."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1]
+        if name not in os.environ:
+            raise UserError(f"{what}: the environment variable {name} is not set")
+        return os.environ[name]
+
+    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", value, text)
+
+
+def is_identifier(text: str) -> bool:
+    """Whether a text is a plain SQL identifier: letters, digits, underscore, no digit first."""
+    return _IDENTIFIER.fullmatch(text) is not None

@@ -1,0 +1,263 @@
+"""The live loop: source → engine → state → respond, in one thread.
+
+What others do has threads of its own and can't hold up detection: locking in the mail system's database (respond), HTTP (observe),
+asking whether that database answers (here). Stopping is a wake-up of the reader; the loop then ends where it always does, between two
+reads.
+
+Detections are committed as they come, before anybody acts on them. Position and snapshot are committed together every few seconds: after a
+crash the lines since then are read again, give the same detections with the same ids, and those are known already.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sentinel
+from sentinel.config import Config
+from sentinel.detect.detection import Detection
+from sentinel.detect.senders import Logins
+from sentinel.errors import UserError
+from sentinel.observe.metrics import Metrics
+from sentinel.observe.server import Server
+from sentinel.observe.status import Snapshot, Status
+from sentinel.respond.locks import AccountLocker, LockError
+from sentinel.respond.responder import Responder, list_locks
+from sentinel.source.follow import Follower
+from sentinel.source.position import Position
+from sentinel.state import State
+from sentinel.wiring import engine_of, locker_of, logins_of
+
+_READ_SECONDS = 1.0
+_CHECKPOINT_SECONDS = 5.0
+_CHECKPOINT_SHARE = 20
+"""A checkpoint that took long is not made again before that many times as long has passed."""
+_DATABASE_CHECK_SECONDS = 15.0
+_CAUGHT_UP_BYTES = 1 << 16
+_DRAIN_SECONDS = 2.0
+
+_log = logging.getLogger("sentinel")
+
+
+@dataclass(slots=True)
+class _Check:
+    """What the last look at the mail system's database said."""
+
+    reason: str
+
+
+class Daemon:
+    """One process that follows the logs of a configuration until it is told to stop."""
+
+    def __init__(self, config: Config, *, from_start: bool = False, now: Callable[[], float] = time.time) -> None:
+        self.config = config
+        self._from_start = from_start
+        self._now = now
+        self._stopping = threading.Event()
+        self._follower: Follower | None = None
+        self._detections: Counter[tuple[str, str]] = Counter()
+        self._caught_up = False
+        self._checkpoint_at: float | None = None
+        self._checkpoint_due = 0.0
+        self._dirty = False
+        self._new_logins: Logins | None = None
+        self._database = _Check("the database that accounts are locked in has not been asked yet" if config.database else "")
+
+    def stop(self) -> None:
+        """Ends :meth:`run` soon; for other threads and signal handlers."""
+        self._stopping.set()
+        if self._follower is not None:
+            self._follower.wake()
+
+    def run(self) -> None:
+        """Follows until stopped. UserError for what is wrong at the start."""
+        logging.basicConfig(
+            stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z"
+        )
+        if "-" in self.config.log:
+            raise UserError("run follows files; standard input ends and can't be followed: use replay -")
+        engine = engine_of(self.config, newest=int(self._now()))
+        locker = locker_of(self.config)
+        try:
+            with State(self.config.state) as state:
+                state.hold()
+                self._with_state(engine, state, locker)
+        finally:
+            if locker is not None:
+                locker.close()
+
+    def _with_state(self, engine: Any, state: State, locker: AccountLocker | None) -> None:
+        positions = self._resume(engine, state)
+        responder = Responder(state, self.config.policy, locker)
+        status = Status(
+            sources=self.config.log,
+            rules=[(rule.name, rule.severity) for rule in engine.rules],
+            detections=state.recent_detections,
+            locks=lambda: [action.to_dict() for action in list_locks(state)],
+            mode=responder.mode,
+            lock_total=self.config.policy.lock_at,
+        )
+        status.count_from(engine.counters())
+        metrics = Metrics(status, version=sentinel.__version__)
+        follower = Follower(self.config.log, positions=positions, from_start=self._from_start, on_notice=_log.warning)
+        self._follower = follower
+        try:
+            host, port = self.config.listen_address
+            with Server(status, metrics, host, port, version=sentinel.__version__) as server, _Signals(self.stop):
+                responder.start()
+                for work in (lambda: self._check_database(locker), self._refresh_logins):
+                    threading.Thread(target=work, name="sentinel-look", daemon=True).start()
+                _log.info(
+                    "sentinel %s follows %s; %s mode; status at %s",
+                    sentinel.__version__,
+                    ", ".join(self.config.log),
+                    responder.mode,
+                    server.url,
+                )
+                try:
+                    self._loop(engine, state, follower, responder, status, metrics)
+                finally:
+                    self._stopping.set()
+                    responder.drain(_DRAIN_SECONDS)
+                    responder.stop()
+        finally:
+            follower.close()
+        _log.info("stopped")
+
+    def _resume(self, engine: Any, state: State) -> dict[str, Position]:
+        """Goes on from the checkpoint, as far as it can be used."""
+        try:
+            checkpoint = state.load()
+            if checkpoint is None:
+                return {}
+            positions = {path: Position.from_dict(position) for path, position in checkpoint.positions.items() if path in self.config.log}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            _log.warning("the checkpoint of the last run can't be used (%s): the logs are followed as if there had been none", error)
+            return {}
+        try:
+            if not engine.restore(checkpoint.snapshot):
+                _log.warning("the rules have changed since the last run: the windows begin anew, the position in the logs is kept")
+        except ValueError as error:
+            _log.warning("the state of the last run can't be used (%s): the windows begin anew, the position in the logs is kept", error)
+        self._checkpoint_at = checkpoint.saved_at
+        return positions
+
+    def _loop(self, engine: Any, state: State, follower: Follower, responder: Responder, status: Status, metrics: Metrics) -> None:
+        # Where the logs stood when they were opened is worth keeping before the first line: what comes while nobody reads is not lost.
+        self._dirty = True
+        self._checkpoint(engine, state, follower)
+        timeout = 0.0
+        while not self._stopping.is_set():
+            chunks = follower.read(timeout)
+            timeout = _READ_SECONDS
+            if self._new_logins is not None:
+                engine.use_logins(self._new_logins)
+                self._new_logins = None
+            found: list[Detection] = []
+            for chunk in chunks:
+                found += engine.feed(chunk).detections
+                self._dirty = True
+            if found:
+                self._tell(found, metrics)
+                state.add_detections([detection.to_dict() for detection in found])
+                responder.handle(found)
+            if self._dirty and time.monotonic() >= self._checkpoint_due:
+                self._checkpoint(engine, state, follower)
+            self._publish(engine, follower, responder, status)
+        self._checkpoint(engine, state, follower)
+
+    def _tell(self, found: Iterable[Detection], metrics: Metrics) -> None:
+        now = self._now()
+        for detection in found:
+            self._detections[detection.rule, detection.severity] += 1
+            metrics.observe_decision(max(0.0, now - detection.time / 1e6))
+            _log.warning(
+                "detection %s %s %s score=%g value=%g threshold=%g id=%s",
+                detection.rule,
+                detection.severity,
+                " ".join(f"{key}={value!r}" for key, value in detection.subject.items()),
+                detection.score,
+                detection.value,
+                detection.threshold,
+                detection.id,
+            )
+
+    def _checkpoint(self, engine: Any, state: State, follower: Follower) -> None:
+        if not self._dirty:
+            return
+        began = time.monotonic()
+        state.save({path: position.to_dict() for path, position in follower.positions().items()}, engine.snapshot(), ())
+        ended = time.monotonic()
+        self._checkpoint_due = ended + max(_CHECKPOINT_SECONDS, _CHECKPOINT_SHARE * (ended - began))
+        self._checkpoint_at = self._now()
+        self._dirty = False
+
+    def _publish(self, engine: Any, follower: Follower, responder: Responder, status: Status) -> None:
+        lag = follower.lag()
+        # Once caught up, a burst of lines does not make it unready again: it is read within the second.
+        self._caught_up = self._caught_up or sum(lag.values()) <= _CAUGHT_UP_BYTES
+        behind = "" if self._caught_up else f"catching up: {sum(lag.values()):,} bytes of log are still to be read"
+        reason = behind or self._database.reason
+        status.publish(
+            Snapshot(
+                counters=engine.counters(),
+                detections=self._detections,
+                actions=responder.results,
+                scores=responder.scores(),
+                locked=responder.locked(),
+                lag=lag,
+                rotations=follower.rotations,
+                overlong=follower.overlong,
+                last_event=engine.last_events(),
+                # With nothing to save, what is saved is of now.
+                checkpoint_at=self._checkpoint_at if self._dirty else self._now(),
+                ready=not reason,
+                reason=reason,
+            )
+        )
+
+    def _check_database(self, locker: AccountLocker | None) -> None:
+        """Asks now and then whether accounts could be locked, for /readyz."""
+        while locker is not None and not self._stopping.is_set():
+            try:
+                locker.check()
+                self._database = _Check("")
+            except LockError as error:
+                if self._database.reason != str(error):
+                    _log.warning("%s", error)
+                self._database = _Check(str(error))
+            self._stopping.wait(_DATABASE_CHECK_SECONDS)
+
+    def _refresh_logins(self) -> None:
+        """Reads the map of senders and logins anew now and then; the loop takes it over."""
+        settings = self.config.logins
+        while settings is not None and not self._stopping.wait(settings.refresh):
+            try:
+                self._new_logins = logins_of(settings)
+            except UserError as error:
+                _log.warning("%s; going on with the map read before", error)
+
+
+class _Signals:
+    """SIGTERM, SIGINT and SIGHUP stop the daemon in order, where it runs in the main thread."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._before[number] = signal.signal(number, lambda *_: self._stop())
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1308 @@
+"""Exact sliding windows over attributed rows, and the rules' conditions.
+
+For each rule and key the events of ``(now - window, now]`` are kept and their measure with them: ``count``, ``sum``, ``distinct`` (by the
+latest time of each item) or ``ratio``. ``now`` is the watermark, the latest event time seen. An event that comes late by up to
+``LATENESS`` is put in its place; a later one is counted and left out. If ``SET_BACK`` lines in a row are late, the clock was set back (or logs
+were joined in the wrong order): the watermark follows and the windows begin anew.
+
+A rule fires when the measure is at or above its threshold and the key is not in an episode already; the episode is over when the
+measure, without the new event, is below the release level; the next one is reported ``cooldown`` after the last at the earliest.
+
+Limits, each with a count of evictions: keys a rule (the one not seen for longest goes), events a key (the oldest goes: the measure is then
+too small, never too large), evidence lines in all (the key that began first goes).
+"""
+
+cimport cython
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+
+from sentinel.maillog._scan cimport (CLIENT_IP, DELIVERY, EventBatch, HOST, N_KINDS, PEER_HOST, PEER_IP, RECIPIENT,
+    RELAY_HOST, RELAY_IP, LINKED_QUEUE_ID, MESSAGE_ID, REPLY, REPLY_CODE, Row, SASL_USERNAME, SENDER, STATUS, QUEUE_ID)
+from sentinel.maillog._symbols cimport ABSENT, Symbols, sentinel_hash
+from sentinel.track._join cimport Networks, Tracker
+
+cdef int64_t NO_TIME = -(1 << 62)
+cdef int64_t LATENESS = 60 * 1000000
+cdef enum:
+    SET_BACK = 1000
+    N_SERVICES = 64
+    KEY_FIELDS = 4
+    N_ORIGINS = 5
+    # Postfix cuts its lines at 2,000 bytes; what is longer is not its own.
+    EVIDENCE_BYTES = 2560
+    # Lines of a key that wait for a crossing: what "related" is drawn from.
+    KEPT = 64
+
+# Fields beyond the row's texts, for conditions, keys and distinct().
+cdef enum:
+    F_PROVIDER = 100
+    F_SENDER_DOMAIN, F_RECIPIENT_DOMAIN, F_REPLY_CLASS, F_ORIGIN, F_SERVICE, F_INSIDE, F_RELAY_INSIDE, F_FORWARDED, F_SENDER_OWNED
+    F_RECIPIENTS
+    F_UID
+    F_SIZE
+    F_NRCPT
+    F_REPLY_CODE
+
+cdef enum:
+    C_PRESENT, C_LIKE, C_MASK, C_RANGE
+
+cdef enum:
+    M_COUNT, M_SUM, M_DISTINCT, M_RATIO
+
+FIELD_NUMBERS = {
+    "provider": F_PROVIDER,
+    "sender_domain": F_SENDER_DOMAIN,
+    "recipient_domain": F_RECIPIENT_DOMAIN,
+    "reply_class": F_REPLY_CLASS,
+    "origin": F_ORIGIN,
+    "service": F_SERVICE,
+    "inside": F_INSIDE,
+    "relay_inside": F_RELAY_INSIDE,
+    "forwarded": F_FORWARDED,
+    "sender_owned": F_SENDER_OWNED,
+    "recipients": F_RECIPIENTS,
+    "uid": F_UID,
+    "size": F_SIZE,
+    "nrcpt": F_NRCPT,
+    "reply_code": F_REPLY_CODE,
+}
+CONDITIONS = {"present": C_PRESENT, "like": C_LIKE, "mask": C_MASK, "range": C_RANGE}
+MEASURES = {"count": M_COUNT, "sum": M_SUM, "distinct": M_DISTINCT, "ratio": M_RATIO}
+
+cdef struct Pattern:
+    const char *text
+    int32_t length
+    uint8_t glob
+
+cdef struct Condition:
+    uint8_t code
+    uint8_t negate
+    int32_t field
+    uint64_t mask
+    int64_t low, high
+    int32_t patterns, n_patterns
+
+cdef struct Entry:
+    int64_t time
+    int32_t weight
+    int32_t item        # distinct: the text's number; ratio: the weight of what is counted as hit
+
+cdef struct Key:
+    int32_t symbol
+    int32_t older, newer
+    int32_t head, count, room
+    Entry *entries
+    int64_t total, hits
+    int64_t last, fired
+    int64_t placed      # when it was put at the end of the order of use
+    uint8_t active, used
+    uint8_t warm        # has evidence
+
+cdef struct Rule:
+    uint32_t kinds, then
+    int32_t where, n_where
+    int32_t then_where, n_then_where
+    int32_t of, n_of
+    int32_t by[4]
+    int32_t n_by
+    int32_t subject[4]
+    int32_t n_subject
+    uint8_t measure
+    int32_t item
+    int64_t window, cooldown
+    double threshold, release, warm
+    int64_t at_least
+    int32_t max_keys, max_entries
+    # running
+    Key *keys
+    int32_t room, top, free_list, oldest, newest, size
+    int64_t evicted_keys, evicted_entries
+    int64_t look_at     # before then the key that was seen longest ago can't be let go
+    int32_t active
+
+
+cdef struct Slot:
+    uint64_t key
+    int64_t value
+
+cdef uint64_t EMPTY = <uint64_t> -1
+
+
+@cython.final
+cdef class IntMap:
+    """Integer to integer, open addressing with backward-shift deletion (D. Knuth, TAOCP 3, 6.4, algorithm R)."""
+
+    cdef Slot *slots
+    cdef uint64_t mask
+    cdef readonly int64_t size
+
+    def __cinit__(self):
+        self.allocate(64)
+
+    def __dealloc__(self):
+        free(self.slots)
+
+    cdef int allocate(self, uint64_t room) except -1:
+        self.slots = <Slot *> malloc(room * sizeof(Slot))
+        if self.slots == NULL:
+            raise MemoryError
+        memset(self.slots, 0xFF, room * sizeof(Slot))
+        self.mask = room - 1
+        self.size = 0
+        return 0
+
+    cdef inline uint64_t home(self, uint64_t key) noexcept:
+        # The finalizer of splitmix64 (S. Vigna).
+        key = (key ^ (key >> 30)) * <uint64_t> 0xBF58476D1CE4E5B9
+        key = (key ^ (key >> 27)) * <uint64_t> 0x94D049BB133111EB
+        return (key ^ (key >> 31)) & self.mask
+
+    cdef inline int64_t get(self, uint64_t key, int64_t default) noexcept:
+        cdef uint64_t i = self.home(key)
+        while self.slots[i].key != EMPTY:
+            if self.slots[i].key == key:
+                return self.slots[i].value
+            i = (i + 1) & self.mask
+        return default
+
+    cdef int put(self, uint64_t key, int64_t value) except -1:
+        cdef uint64_t i, j, room
+        cdef Slot *before
+        if <uint64_t> self.size * 10 >= (self.mask + 1) * 7:
+            before, room = self.slots, self.mask + 1
+            self.slots = NULL
+            self.allocate(room * 2)
+            for j in range(room):
+                if before[j].key != EMPTY:
+                    self.put(before[j].key, before[j].value)
+            free(before)
+        i = self.home(key)
+        while self.slots[i].key != EMPTY:
+            if self.slots[i].key == key:
+                self.slots[i].value = value
+                return 0
+            i = (i + 1) & self.mask
+        self.slots[i].key = key
+        self.slots[i].value = value
+        self.size += 1
+        return 0
+
+    cdef void remove(self, uint64_t key) noexcept:
+        cdef uint64_t i = self.home(key), j, h
+        while self.slots[i].key != key:
+            if self.slots[i].key == EMPTY:
+                return
+            i = (i + 1) & self.mask
+        j = i
+        while True:
+            j = (j + 1) & self.mask
+            if self.slots[j].key == EMPTY:
+                break
+            h = self.home(self.slots[j].key)
+            if (i <= j and (h <= i or h > j)) or (i > j and h <= i and h > j):
+                self.slots[i] = self.slots[j]
+                i = j
+        self.slots[i].key = EMPTY
+        self.size -= 1
+
+
+cdef inline char lower(char c) noexcept:
+    return c + 32 if 65 <= c <= 90 else c
+
+
+STATUSES = ("other", "sent", "deferred", "bounced", "expired", "deliverable", "undeliverable", "SOFTBOUNCE")
+
+cdef int status_number(const char *text, Py_ssize_t n) noexcept:
+    if n == 4 and memcmp(text, b"sent", 4) == 0:
+        return 1
+    if n == 8 and memcmp(text, b"deferred", 8) == 0:
+        return 2
+    if n == 7 and memcmp(text, b"bounced", 7) == 0:
+        return 3
+    if n == 7 and memcmp(text, b"expired", 7) == 0 or n == 13 and memcmp(text, b"force-expired", 13) == 0:
+        return 4
+    if n == 11 and memcmp(text, b"deliverable", 11) == 0:
+        return 5
+    if n >= 13 and memcmp(text, b"undeliverable", 13) == 0:
+        return 6
+    if n == 10 and memcmp(text, b"SOFTBOUNCE", 10) == 0:
+        return 7
+    return 0
+
+
+cdef bint same(const char *a, Py_ssize_t n, const char *b, Py_ssize_t m) noexcept:
+    """Equal but for the case of ASCII letters."""
+    cdef Py_ssize_t i
+    if n != m:
+        return False
+    for i in range(n):
+        if a[i] != b[i] and lower(a[i]) != lower(b[i]):
+            return False
+    return True
+
+
+cdef bint same_domain(const char *a, Py_ssize_t n, const char *b, Py_ssize_t m) noexcept:
+    """Two addresses with one domain."""
+    cdef Py_ssize_t i = n - 1, k = m - 1
+    while i >= 0 and a[i] != 64:
+        i -= 1
+    while k >= 0 and b[k] != 64:
+        k -= 1
+    return i >= 0 and k >= 0 and same(a + i, n - i, b + k, m - k)
+
+
+cdef bint like(const char *text, Py_ssize_t n, Pattern *pattern) noexcept:
+    """Whole-text match without regard to ASCII case; ``*`` stands for any text. At most len(text) * len(pattern) steps."""
+    cdef Py_ssize_t i = 0, k = 0, star = -1, mark = 0
+    if not pattern.glob:
+        return same(text, n, pattern.text, pattern.length)
+    if pattern.text[0] != 42 and (n == 0 or lower(pattern.text[0]) != lower(text[0])):
+        return False
+    while i < n:
+        if k < pattern.length and pattern.text[k] == 42:
+            star = k
+            mark = i
+            k += 1
+        elif k < pattern.length and lower(pattern.text[k]) == lower(text[i]):
+            i += 1
+            k += 1
+        elif star >= 0:
+            k = star + 1
+            mark += 1
+            i = mark
+        else:
+            return False
+    while k < pattern.length and pattern.text[k] == 42:
+        k += 1
+    return k == pattern.length
+
+
+@cython.final
+cdef class Windows:
+    """All rules over one stream. ``knowledge`` answers what a row can't: ``classify(reply)``, ``provider(host)``, ``owns(login, sender)``; and is told
+    by ``fire(rule, time, value, subject, lines)`` when a rule fires.
+
+    Rules come compiled, as dicts of numbers (``rules.py``: ``Rule.compiled``).
+    """
+
+    cdef Symbols symbols
+    cdef Networks networks
+    cdef object classify, provider_of, owns, fire
+    cdef bint by_domain     # a sender in the login's own domain is its own, without asking
+    cdef Rule *rules
+    cdef int32_t n_rules
+    cdef Condition *conditions
+    cdef Pattern *patterns
+    cdef list keep
+    cdef list maps          # rule -> IntMap: key's text number -> slot
+    cdef list items         # rule -> IntMap: (slot, item) -> latest time, for distinct
+    cdef int32_t by_kind[16][N_ORIGINS][64]      # rules that a row may concern, by its kind and origin
+    cdef int32_t by_kind_size[16][N_ORIGINS]
+    cdef readonly int64_t now
+    cdef readonly int64_t late, set_back
+    cdef int64_t late_run
+    cdef dict evidence
+    cdef int64_t evidence_size, evidence_limit
+    cdef readonly int64_t evidence_evicted
+    cdef int64_t events[16][64]
+    cdef int64_t deliveries[8][256], replies[32][256]     # by status or class, and provider
+    cdef IntMap provider_memo        # hash of a host -> place in provider_texts << 8 | its number among the known
+    cdef IntMap provider_symbols     # place -> text number
+    cdef list provider_texts
+    cdef dict provider_places
+    cdef dict class_memo, known_providers
+    cdef list class_names, provider_names
+    # of the row at hand
+    cdef EventBatch batch
+    cdef Py_ssize_t index
+    cdef int64_t row_provider
+    cdef int row_class, row_owned
+    cdef char *scratch
+    cdef Py_ssize_t scratch_size
+
+    def __cinit__(self, Symbols symbols not None, Networks networks not None, knowledge, compiled, class_names, *, int64_t evidence_limit=50_000):
+        cdef Py_ssize_t i, c = 0, p = 0, k, origin
+        cdef list every
+        cdef Rule *rule
+        self.symbols = symbols
+        self.networks = networks
+        self.classify, self.provider_of, self.owns, self.fire = knowledge.classify, knowledge.provider, knowledge.logins.owns, knowledge.fire
+        self.by_domain = knowledge.logins.by_domain
+        self.class_names = list(class_names)
+        self.n_rules = len(compiled)
+        if self.n_rules > 64:
+            raise ValueError("more than 64 rules")
+        self.rules = <Rule *> calloc(max(1, self.n_rules), sizeof(Rule))
+        every = [x for rule_ in compiled for x in (*rule_["where"], *rule_["then_where"], *rule_["of"])]
+        self.conditions = <Condition *> calloc(max(1, len(every)), sizeof(Condition))
+        self.patterns = <Pattern *> calloc(max(1, sum(len(x["patterns"]) for x in every)), sizeof(Pattern))
+        self.scratch_size = 1 << 17
+        self.scratch = <char *> malloc(self.scratch_size)
+        if self.rules == NULL or self.conditions == NULL or self.patterns == NULL or self.scratch == NULL:
+            raise MemoryError
+        self.keep = []
+        self.maps = [IntMap() for _ in compiled]
+        self.items = [IntMap() for _ in compiled]
+        self.evidence = {}
+        self.evidence_limit = evidence_limit
+        self.provider_memo = IntMap()
+        self.provider_symbols = IntMap()
+        self.provider_texts = []
+        self.provider_places = {}
+        self.class_memo = {}
+        # Number 0 is everybody else, or nobody.
+        self.provider_names = ["", *list(knowledge.providers)[:254]]
+        self.known_providers = {name.encode(): i for i, name in enumerate(self.provider_names)}
+        if len(self.class_names) > 32:
+            raise ValueError("more than 32 classes of reply")
+        self.now = NO_TIME
+        for i, spec in enumerate(compiled):
+            rule = &self.rules[i]
+            rule.kinds = spec["kinds"]
+            rule.then = spec["then"]
+            rule.where, rule.n_where = <int32_t> c, len(spec["where"])
+            c = self.add_conditions(spec["where"], c, &p)
+            rule.then_where, rule.n_then_where = <int32_t> c, len(spec["then_where"])
+            c = self.add_conditions(spec["then_where"], c, &p)
+            rule.of, rule.n_of = <int32_t> c, len(spec["of"])
+            c = self.add_conditions(spec["of"], c, &p)
+            rule.n_by = len(spec["by"])
+            for k in range(rule.n_by):
+                rule.by[k] = spec["by"][k]
+            rule.n_subject = len(spec["subject"])
+            for k in range(rule.n_subject):
+                rule.subject[k] = spec["subject"][k]
+            rule.measure = spec["measure"]
+            rule.item = spec["item"]
+            rule.window = spec["window"]
+            rule.cooldown = spec["cooldown"]
+            rule.threshold = spec["threshold"]
+            rule.release = spec["release"]
+            rule.warm = spec["warm"]
+            rule.at_least = spec["at_least"]
+            rule.max_keys = spec["max_keys"]
+            rule.max_entries = spec["max_entries"]
+            rule.free_list = rule.oldest = rule.newest = ABSENT
+            rule.look_at = NO_TIME
+            for k in range(N_KINDS):
+                for origin in range(N_ORIGINS):
+                    if (rule.kinds >> k & 1 and self.origins(rule.where, rule.n_where) >> origin & 1) or (
+                            rule.then >> k & 1 and self.origins(rule.then_where, rule.n_then_where) >> origin & 1):
+                        self.by_kind[k][origin][self.by_kind_size[k][origin]] = <int32_t> i
+                        self.by_kind_size[k][origin] += 1
+
+    cdef uint64_t origins(self, int32_t at, int32_t n) noexcept:
+        """The origins that conditions let pass, a bit each."""
+        cdef uint64_t mask = <uint64_t> -1
+        cdef int32_t i
+        for i in range(at, at + n):
+            if self.conditions[i].code == C_MASK and self.conditions[i].field == F_ORIGIN:
+                mask &= ~self.conditions[i].mask if self.conditions[i].negate else self.conditions[i].mask
+        return mask
+
+    def use_logins(self, logins):
+        """Takes another answer to whose a sender is: ``owns(login, sender)`` and ``by_domain``."""
+        self.owns = logins.owns
+        self.by_domain = logins.by_domain
+
+    cdef Py_ssize_t add_conditions(self, specs, Py_ssize_t c, Py_ssize_t *p) except -1:
+        cdef Condition *condition
+        for spec in specs:
+            condition = &self.conditions[c]
+            condition.code = spec["code"]
+            condition.negate = spec["negate"]
+            condition.field = spec["field"]
+            condition.mask = spec["mask"]
+            condition.low = spec["low"]
+            condition.high = spec["high"]
+            condition.patterns = <int32_t> p[0]
+            condition.n_patterns = len(spec["patterns"])
+            for text in spec["patterns"]:
+                self.keep.append(text)
+                self.patterns[p[0]].text = <bytes> text
+                self.patterns[p[0]].length = len(text)
+                self.patterns[p[0]].glob = b"*" in text
+                p[0] += 1
+            c += 1
+        return c
+
+    def __dealloc__(self):
+        cdef int32_t r, k
+        for r in range(self.n_rules):
+            for k in range(self.rules[r].top):
+                if self.rules[r].keys[k].used:
+                    free(self.rules[r].keys[k].entries)
+            free(self.rules[r].keys)
+        free(self.rules)
+        free(self.conditions)
+        free(self.patterns)
+        free(self.scratch)
+
+    # --- what a row says -------------------------------------------------------------------------------------------------------------
+
+    cdef bint text(self, Row *row, const char *line, int32_t field, const char ** p, Py_ssize_t *n) except -1:
+        """A field's text: the row's own, or its message's. False where it is absent."""
+        cdef int32_t symbol = ABSENT
+        cdef int own = field
+        cdef const char *at
+        if field >= F_PROVIDER:
+            if field == F_PROVIDER:
+                symbol = self.provider(row, line)
+            elif field == F_SENDER_DOMAIN or field == F_RECIPIENT_DOMAIN:
+                if not self.text(row, line, SENDER if field == F_SENDER_DOMAIN else RECIPIENT, p, n):
+                    return False
+                at = p[0] + n[0] - 1
+                while at >= p[0] and at[0] != 64:
+                    at -= 1
+                if at < p[0]:
+                    return False
+                n[0] -= at + 1 - p[0]
+                p[0] = at + 1
+                return n[0] > 0
+            elif field == F_UID:
+                return self.decimal(row.number[6], p, n)
+            if symbol < 0:
+                return False
+        elif field == SASL_USERNAME:
+            symbol = self.symbols.fold(row.account if row.account >= 0 or not row.text[own].start else
+                                       self.symbols.intern(line + row.text[own].start, row.text[own].length))
+        elif field == CLIENT_IP:
+            symbol = row.ip
+        elif field == SENDER:
+            symbol = row.sender
+        if symbol >= 0:
+            p[0] = self.symbols.pointer(symbol)
+            n[0] = self.symbols.length(symbol)
+            return True
+        if row.text[own].start == 0:
+            return False
+        p[0] = line + row.text[own].start
+        n[0] = row.text[own].length
+        return True
+
+    cdef bint decimal(self, int64_t number, const char **p, Py_ssize_t *n) noexcept:
+        """A number's digits, at the end of the scratch space."""
+        cdef Py_ssize_t at = self.scratch_size
+        if number < 0:
+            return False
+        while True:
+            at -= 1
+            self.scratch[at] = <char> (48 + number % 10)
+            number //= 10
+            if number == 0:
+                break
+        p[0] = self.scratch + at
+        n[0] = self.scratch_size - at
+        return True
+
+    cdef int32_t symbol(self, Row *row, const char *line, int32_t field) except -2:
+        """The number of a field's text, for keys and distinct items; logins, domains and addresses in lower case."""
+        cdef const char *p
+        cdef Py_ssize_t n
+        if field == SASL_USERNAME and row.account >= 0:
+            return self.symbols.fold(row.account)
+        if field == CLIENT_IP and row.ip >= 0:
+            return row.ip
+        if field == HOST:
+            return row.host
+        if field == SENDER and row.sender >= 0:
+            return self.symbols.fold(row.sender)
+        if field == F_PROVIDER:
+            return self.provider(row, line)
+        if not self.text(row, line, field, &p, &n):
+            return ABSENT
+        # The next rule finds what this one has looked up.
+        if field == CLIENT_IP:
+            row.ip = self.symbols.intern(p, n)
+            return row.ip
+        if field == SASL_USERNAME:
+            row.account = self.symbols.intern(line + row.text[field].start, row.text[field].length)
+            return self.symbols.fold(row.account)
+        if field == QUEUE_ID or field == LINKED_QUEUE_ID or field == MESSAGE_ID:
+            return self.symbols.intern(p, n)
+        return self.symbols.fold(self.symbols.intern(p, n))
+
+    cdef int64_t host_provider(self, Row *row, const char *line) except -2:
+        """Who answered: place in provider_texts << 8 | number among the known providers, or ABSENT."""
+        cdef int field
+        cdef uint64_t key
+        cdef bytes found
+        if self.row_provider == -2:
+            self.row_provider = ABSENT
+            field = PEER_HOST if row.text[PEER_HOST].start else RELAY_HOST
+            if row.text[field].start:
+                # A keyed 64-bit hash stands for the host: nobody can find two that share one.
+                key = sentinel_hash(line + row.text[field].start, row.text[field].length, self.symbols.k1, self.symbols.k0) >> 1
+                self.row_provider = self.provider_memo.get(key, -2)
+                if self.row_provider == -2:
+                    if self.provider_memo.size >= 50_000:
+                        self.provider_memo = IntMap()
+                        self.provider_symbols = IntMap()
+                        self.provider_texts = []
+                        self.provider_places = {}
+                    found = self.provider_of((line + row.text[field].start)[:row.text[field].length])
+                    place = self.provider_places.get(found)
+                    if place is None:
+                        place = self.provider_places[found] = len(self.provider_texts)
+                        self.provider_texts.append(found)
+                    self.row_provider = (<int64_t> place << 8) | <int> self.known_providers.get(found, 0)
+                    self.provider_memo.put(key, self.row_provider)
+        return self.row_provider
+
+    cdef int32_t provider(self, Row *row, const char *line) except -2:
+        cdef int64_t found = self.host_provider(row, line), symbol
+        cdef bytes text
+        if found < 0:
+            return ABSENT
+        symbol = self.provider_symbols.get(<uint64_t> (found >> 8), ABSENT)
+        if symbol < 0:
+            text = self.provider_texts[found >> 8]
+            symbol = self.symbols.intern(text, len(text))
+            self.provider_symbols.put(<uint64_t> (found >> 8), symbol)
+        return <int32_t> symbol
+
+    cdef int reply_class(self, Row *row, const char *line) except -1:
+        """The number of the class of a refusal; 0 for what isn't one. A shape of reply is classified once."""
+        cdef Py_ssize_t i, n, start, digits, length, mixed, dots
+        cdef const char *p
+        cdef char *to
+        cdef char *token
+        cdef bint address
+        if self.row_class >= 0:
+            return self.row_class
+        self.row_class = 0
+        if row.kind != DELIVERY or row.text[REPLY].start == 0 or row.number[REPLY_CODE] < 400:
+            return 0
+        p = line + row.text[REPLY].start
+        n = row.text[REPLY].length
+        if row.text[PEER_IP].start:
+            # From " said: " or " refused to talk to me: " on: what was said does not depend on which of a provider's hosts said it.
+            start = row.text[PEER_IP].start + row.text[PEER_IP].length + 1 - row.text[REPLY].start
+            p += start
+            n -= start
+        to = self.scratch
+        i = 0
+        while i < n:
+            if p[i] == 60:
+                # What stands in angle brackets is an address or an identifier of this one message.
+                start = i
+                while i < n and p[i] != 62:
+                    i += 1
+                to[0], to[1] = 60, 62
+                to += 2
+                i += 1
+                continue
+            start = i
+            while i < n and (48 <= p[i] <= 57 or 65 <= p[i] <= 90 or 97 <= p[i] <= 122 or p[i] == 46 or p[i] == 64 or p[i] == 95):
+                i += 1
+            if i == start:
+                to[0] = p[i]
+                to += 1
+                i += 1
+                continue
+            digits = 0
+            mixed = 0
+            dots = 0
+            address = False
+            token = to
+            length = i - start
+            while start < i:
+                if 48 <= p[start] <= 57:
+                    digits += 1
+                elif p[start] == 64:
+                    address = True
+                elif p[start] == 46 or p[start] == 95:
+                    dots += 1
+                elif p[start] <= 90 and i - start < length and p[start - 1] >= 97:
+                    mixed += 1
+                to[0] = p[start]
+                to += 1
+                start += 1
+            # Addresses, times and identifiers become one sign; codes and list names, which decide, have fewer digits.
+            if digits > 6 or address or (dots == 0 and (length >= 10 and mixed > 1 or length >= 12 and digits)) or (
+                    dots and length >= 14 and digits > 1):
+                to = token
+                to[0] = 35
+                to += 1
+        cdef bytes shape = self.scratch[:to - self.scratch]
+        found = self.class_memo.get(shape)
+        if found is None:
+            if len(self.class_memo) >= 20_000:
+                self.class_memo.clear()
+            found = self.class_memo[shape] = self.classify(shape)
+        self.row_class = found
+        return self.row_class
+
+    cdef bint sender_owned(self, Row *row, const char *line) except -1:
+        """Whether the login may write as this sender; True where either is unknown."""
+        cdef const char *login
+        cdef const char *sender
+        cdef Py_ssize_t n, m
+        if self.row_owned < 0:
+            self.row_owned = 1
+            if self.text(row, line, SASL_USERNAME, &login, &n) and self.text(row, line, SENDER, &sender, &m) and m > 0:
+                if not self.by_domain or not same_domain(login, n, sender, m):
+                    self.row_owned = self.owns(login[:n], sender[:m])
+        return self.row_owned
+
+    cdef bint holds(self, Row *row, const char *line, int32_t at, int32_t n) except -1:
+        """Whether all of n conditions hold."""
+        cdef Condition *condition
+        cdef const char *p
+        cdef Py_ssize_t length
+        cdef bint yes
+        cdef int64_t value
+        cdef int32_t i, k
+        for i in range(n):
+            condition = &self.conditions[at + i]
+            if condition.code == C_MASK:
+                if condition.field == F_ORIGIN:
+                    value = row.origin
+                elif condition.field == F_SERVICE:
+                    value = row.service
+                elif condition.field == F_REPLY_CLASS:
+                    value = self.reply_class(row, line)
+                elif condition.field == F_INSIDE:
+                    # The join knows it of the message; other rows tell their own address.
+                    value = row.inside if row.text[CLIENT_IP].start == 0 else self.networks.holds(
+                        line + row.text[CLIENT_IP].start, row.text[CLIENT_IP].length)
+                elif condition.field == F_RELAY_INSIDE:
+                    value = row.text[RELAY_IP].start != 0 and self.networks.holds(
+                        line + row.text[RELAY_IP].start, row.text[RELAY_IP].length)
+                elif condition.field == F_FORWARDED:
+                    value = row.forwarded
+                else:
+                    value = self.sender_owned(row, line)
+                yes = condition.mask >> value & 1
+            elif condition.code == C_RANGE:
+                value = self.value(row, condition.field)
+                yes = condition.low <= value <= condition.high
+            else:
+                yes = self.text(row, line, condition.field, &p, &length)
+                if yes and condition.code == C_LIKE:
+                    yes = False
+                    for k in range(condition.n_patterns):
+                        if like(p, length, &self.patterns[condition.patterns + k]):
+                            yes = True
+                            break
+            if yes == condition.negate:
+                return False
+        return True
+
+    cdef int64_t value(self, Row *row, int32_t field) noexcept:
+        if field == F_RECIPIENTS:
+            return row.recipients
+        if field == F_UID:
+            return row.number[6]
+        if field == F_SIZE:
+            return row.number[5]
+        if field == F_NRCPT:
+            return row.number[4]
+        return row.number[3]
+
+    # --- the loop --------------------------------------------------------------------------------------------------------------------
+
+    cdef int process(self, EventBatch batch, Py_ssize_t start, Py_ssize_t stop) except -1:
+        cdef Py_ssize_t i
+        cdef Row *row
+        cdef const char *line
+        cdef int32_t k, r, kind
+        cdef Rule *rule
+        self.batch = batch
+        for i in range(start, stop):
+            row = &batch.rows[i]
+            kind = row.kind
+            line = batch.base + row.line
+            self.events[kind][row.service] += 1
+            if row.time == NO_TIME:
+                continue
+            if row.time > self.now:
+                self.now = row.time
+                self.late_run = 0
+            elif row.time < self.now - LATENESS:
+                self.late += 1
+                self.late_run += 1
+                if self.late_run < SET_BACK:
+                    continue
+                self.set_back += 1
+                self.late_run = 0
+                self.now = row.time
+                self.clear()
+            else:
+                self.late_run = 0
+            if self.by_kind_size[kind][row.origin] == 0 and kind != DELIVERY:
+                continue
+            self.row_provider = -2
+            self.row_class = -1
+            self.row_owned = -1
+            self.index = i
+            if kind == DELIVERY:
+                self.count_delivery(row, line)
+            if row.again or row.hop:
+                continue
+            for k in range(self.by_kind_size[kind][row.origin]):
+                r = self.by_kind[kind][row.origin][k]
+                rule = &self.rules[r]
+                if rule.kinds >> kind & 1 and self.holds(row, line, rule.where, rule.n_where):
+                    self.update(r, rule, row, line)
+                if rule.then >> kind & 1 and self.holds(row, line, rule.then_where, rule.n_then_where):
+                    self.follow(r, rule, row, line)
+        return 0
+
+    cdef int count_delivery(self, Row *row, const char *line) except -1:
+        cdef int64_t provider
+        cdef int number
+        if row.hop:
+            return 0
+        provider = self.host_provider(row, line)
+        number = <int> (provider & 255) if provider >= 0 else 0
+        self.deliveries[status_number(line + row.text[STATUS].start, row.text[STATUS].length)][number] += 1
+        if row.number[REPLY_CODE] >= 400:
+            self.replies[self.reply_class(row, line)][number] += 1
+        return 0
+
+    cdef int32_t key_symbol(self, Rule *rule, Row *row, const char *line) except -2:
+        cdef int32_t symbols[4]
+        cdef int32_t k
+        cdef Py_ssize_t n = 0
+        for k in range(rule.n_by):
+            symbols[k] = self.symbol(row, line, rule.by[k])
+            if symbols[k] < 0:
+                return ABSENT
+        if rule.n_by == 1:
+            return symbols[0]
+        for k in range(rule.n_by):
+            if n + self.symbols.length(symbols[k]) + 1 > self.scratch_size:
+                return ABSENT
+            memcpy(self.scratch + n, self.symbols.pointer(symbols[k]), self.symbols.length(symbols[k]))
+            n += self.symbols.length(symbols[k])
+            self.scratch[n] = 0
+            n += 1
+        return self.symbols.intern(self.scratch, n)
+
+    cdef int update(self, int32_t r, Rule *rule, Row *row, const char *line) except -1:
+        """Adds a row to its key's window; fires on the crossing."""
+        cdef int32_t symbol = self.key_symbol(rule, row, line), slot, item = 0
+        cdef Key *key
+        cdef int64_t weight = 1
+        cdef double value
+        if symbol < 0:
+            return 0
+        if rule.measure == M_SUM:
+            weight = self.value(row, rule.item)
+            if weight <= 0:
+                return 0
+        elif rule.measure == M_DISTINCT:
+            item = self.symbol(row, line, rule.item)
+            if item < 0:
+                return 0
+        elif rule.measure == M_RATIO:
+            item = self.holds(row, line, rule.of, rule.n_of)
+        slot = self.obtain(r, rule, symbol)
+        key = &rule.keys[slot]
+        self.expire(r, rule, slot)
+        value = self.measure(rule, key)
+        if key.active and value < rule.release:
+            key.active = 0
+            rule.active -= 1
+        if key.warm and key.count == 0:
+            self.drop_evidence(r, key)
+        if row.time > self.now - rule.window:
+            self.insert(r, rule, slot, row.time, <int32_t> min(weight, 2147483647), item)
+        key.last = self.now
+        value = self.measure(rule, key)
+        if key.active:
+            return 0
+        if item and key.total * 4 >= rule.at_least if rule.measure == M_RATIO else value >= rule.warm:
+            self.remember(r, key, row, line)
+        if rule.then == 0 and value >= rule.threshold and (key.fired == NO_TIME or self.now >= key.fired + rule.cooldown):
+            self.cross(r, rule, key, row, value)
+        return 0
+
+    cdef int follow(self, int32_t r, Rule *rule, Row *row, const char *line) except -1:
+        """The event that a rule waits for: fires if the window is full enough."""
+        cdef int32_t symbol = self.key_symbol(rule, row, line)
+        cdef int64_t slot
+        cdef Key *key
+        cdef double value
+        if symbol < 0:
+            return 0
+        slot = (<IntMap> self.maps[r]).get(<uint64_t> symbol, -1)
+        if slot < 0:
+            return 0
+        key = &rule.keys[slot]
+        self.expire(r, rule, <int32_t> slot)
+        value = self.measure(rule, key)
+        if key.active and value < rule.release:
+            key.active = 0
+            rule.active -= 1
+        if value >= rule.threshold and not key.active and (key.fired == NO_TIME or self.now >= key.fired + rule.cooldown):
+            self.remember(r, key, row, line, True)
+            self.cross(r, rule, key, row, value)
+        return 0
+
+    cdef int cross(self, int32_t r, Rule *rule, Key *key, Row *row, double value) except -1:
+        key.active = 1
+        key.fired = self.now
+        key.warm = 0
+        rule.active += 1
+        cdef list lines = self.evidence.pop((r, key.symbol), [])
+        cdef int64_t since = self.now - rule.window
+        self.evidence_size -= len(lines)
+        cdef int32_t k
+        self.fire(
+            r,
+            self.now,
+            value,
+            [self.subject(row, self.batch.base + row.line, rule.subject[k]) for k in range(rule.n_subject)],
+            [e for e in lines if e[0] > since],
+        )
+        return 0
+
+    cdef int remember(self, int32_t r, Key *key, Row *row, const char *line, bint last=False) except -1:
+        """Keeps a line that counts towards a crossing that may come; the latest 64 of a key."""
+        cdef tuple name = (r, key.symbol)
+        cdef list lines = self.evidence.get(name)
+        cdef int64_t provider
+        key.warm = 1
+        if lines is None:
+            lines = self.evidence[name] = []
+        elif self.rules[r].then and len(lines) >= KEPT and row.time < <int64_t> lines[0][0] + (self.rules[r].window >> 3) and not last:
+            # What waits for another event may wait long, under a storm: enough is kept, and renewed as time goes on.
+            return 0
+        provider = self.host_provider(row, line)
+        lines.append((
+            row.time,
+            self.batch.chunk.source,
+            self.batch.chunk.start + row.line,
+            line[:min(<Py_ssize_t> row.length, EVIDENCE_BYTES)],
+            self.copy(row, line, CLIENT_IP),
+            self.copy(row, line, SENDER),
+            self.copy(row, line, F_RECIPIENT_DOMAIN),
+            self.copy(row, line, QUEUE_ID),
+            self.provider_texts[provider >> 8] if provider >= 0 else None,
+        ))
+        self.evidence_size += 1
+        if len(lines) > KEPT:
+            del lines[0]
+            self.evidence_size -= 1
+        while self.evidence_size > self.evidence_limit:
+            first = next(iter(self.evidence))
+            self.evidence_size -= len(self.evidence.pop(first))
+            self.evidence_evicted += 1
+        return 0
+
+    cdef bytes subject(self, Row *row, const char *line, int32_t field):
+        """As the log spells it: keys do not tell letter case apart, but the database that an account is locked in may."""
+        if field == SASL_USERNAME:
+            if row.text[SASL_USERNAME].start:
+                return (line + row.text[SASL_USERNAME].start)[:row.text[SASL_USERNAME].length]
+            return self.symbols.text(row.account) if row.account >= 0 else None
+        return self.copy(row, line, field)
+
+    cdef bytes copy(self, Row *row, const char *line, int32_t field):
+        cdef const char *p
+        cdef Py_ssize_t n
+        if not self.text(row, line, field, &p, &n):
+            return None
+        return p[:n]
+
+    cdef int drop_evidence(self, int32_t r, Key *key) except -1:
+        key.warm = 0
+        lines = self.evidence.pop((r, key.symbol), None)
+        if lines is not None:
+            self.evidence_size -= len(lines)
+        return 0
+
+    # --- keys ------------------------------------------------------------------------------------------------------------------------
+
+    cdef int32_t obtain(self, int32_t r, Rule *rule, int32_t symbol) except -2:
+        """A key's slot, made if need be. Each call lets go of up to two keys that have nothing left to say."""
+        cdef IntMap slots = self.maps[r]
+        cdef int32_t slot = <int32_t> slots.get(<uint64_t> symbol, -1), n
+        cdef Key *key
+        cdef Key *bigger
+        if slot >= 0:
+            # A key in use is put at the end now and then and not at each event: the order is only for letting go.
+            if slot != rule.newest and self.now - rule.keys[slot].placed >= rule.window >> 3:
+                self.detach(rule, slot)
+                self.attach(rule, slot)
+        else:
+            if rule.size >= rule.max_keys:
+                self.release(r, rule, rule.oldest)
+                rule.evicted_keys += 1
+            if rule.free_list >= 0:
+                slot = rule.free_list
+                rule.free_list = rule.keys[slot].newer
+            else:
+                if rule.top == rule.room:
+                    n = rule.room * 2 if rule.room else 64
+                    bigger = <Key *> realloc(rule.keys, n * sizeof(Key))
+                    if bigger == NULL:
+                        raise MemoryError
+                    rule.keys = bigger
+                    rule.room = n
+                slot = rule.top
+                rule.top += 1
+            key = &rule.keys[slot]
+            memset(key, 0, sizeof(Key))
+            key.used = 1
+            key.symbol = symbol
+            key.fired = NO_TIME
+            key.last = self.now
+            rule.size += 1
+            self.attach(rule, slot)
+            slots.put(<uint64_t> symbol, slot)
+        if self.now < rule.look_at:
+            return slot
+        for n in range(2):
+            key = &rule.keys[rule.oldest]
+            rule.look_at = key.last + rule.window + 1
+            if key.fired != NO_TIME and key.fired + rule.cooldown > rule.look_at:
+                rule.look_at = key.fired + rule.cooldown
+            if rule.oldest == slot or rule.look_at > self.now:
+                break
+            self.release(r, rule, rule.oldest)
+        return slot
+
+    cdef void attach(self, Rule *rule, int32_t slot) noexcept:
+        rule.keys[slot].placed = self.now
+        rule.keys[slot].older = rule.newest
+        rule.keys[slot].newer = ABSENT
+        if rule.newest >= 0:
+            rule.keys[rule.newest].newer = slot
+        else:
+            rule.oldest = slot
+        rule.newest = slot
+
+    cdef void detach(self, Rule *rule, int32_t slot) noexcept:
+        cdef Key *key = &rule.keys[slot]
+        if key.older >= 0:
+            rule.keys[key.older].newer = key.newer
+        else:
+            rule.oldest = key.newer
+        if key.newer >= 0:
+            rule.keys[key.newer].older = key.older
+        else:
+            rule.newest = key.older
+
+    cdef int release(self, int32_t r, Rule *rule, int32_t slot) except -1:
+        cdef Key *key = &rule.keys[slot]
+        if rule.measure == M_DISTINCT:
+            while key.count:
+                self.pop(r, rule, slot)
+        if key.warm:
+            self.drop_evidence(r, key)
+        (<IntMap> self.maps[r]).remove(<uint64_t> key.symbol)
+        self.detach(rule, slot)
+        if key.active:
+            rule.active -= 1
+        free(key.entries)
+        memset(key, 0, sizeof(Key))
+        key.newer = rule.free_list
+        rule.free_list = slot
+        rule.size -= 1
+        return 0
+
+    cdef int clear(self) except -1:
+        cdef int32_t r
+        for r in range(self.n_rules):
+            self.rules[r].look_at = NO_TIME
+            while self.rules[r].oldest >= 0:
+                self.release(r, &self.rules[r], self.rules[r].oldest)
+        return 0
+
+    # --- one window ------------------------------------------------------------------------------------------------------------------
+
+    cdef inline double measure(self, Rule *rule, Key *key) noexcept:
+        if rule.measure == M_RATIO:
+            return <double> key.hits / <double> key.total if key.total >= rule.at_least and key.total > 0 else 0.0
+        return <double> key.total
+
+    cdef void expire(self, int32_t r, Rule *rule, int32_t slot) noexcept:
+        cdef Key *key = &rule.keys[slot]
+        cdef int64_t since = self.now - rule.window
+        while key.count and key.entries[key.head].time <= since:
+            self.pop(r, rule, slot)
+
+    cdef void pop(self, int32_t r, Rule *rule, int32_t slot) noexcept:
+        """Takes the oldest entry out."""
+        cdef Key *key = &rule.keys[slot]
+        cdef Entry *entry = &key.entries[key.head]
+        cdef uint64_t name
+        if rule.measure == M_DISTINCT:
+            name = (<uint64_t> slot << 32) | <uint32_t> entry.item
+            if (<IntMap> self.items[r]).get(name, NO_TIME) == entry.time:
+                (<IntMap> self.items[r]).remove(name)
+                key.total -= 1
+        else:
+            key.total -= entry.weight
+            if rule.measure == M_RATIO:
+                key.hits -= entry.item
+        key.head = (key.head + 1) & (key.room - 1)
+        key.count -= 1
+
+    cdef int insert(self, int32_t r, Rule *rule, int32_t slot, int64_t time, int32_t weight, int32_t item) except -1:
+        """Puts an event in its place by time; late ones move back past those that came before them."""
+        cdef Key *key = &rule.keys[slot]
+        cdef Entry *entry
+        cdef IntMap items
+        cdef uint64_t name
+        cdef int64_t latest
+        cdef int32_t n, i
+        cdef Entry *bigger
+        if rule.measure == M_DISTINCT:
+            items = self.items[r]
+            name = (<uint64_t> slot << 32) | <uint32_t> item
+            latest = items.get(name, NO_TIME)
+            if latest >= time:
+                return 0
+            if latest == NO_TIME:
+                key.total += 1
+            items.put(name, time)
+        else:
+            key.total += weight
+            if rule.measure == M_RATIO:
+                key.hits += item
+            if key.count:
+                entry = &key.entries[(key.head + key.count - 1) & (key.room - 1)]
+                if entry.time == time and <int64_t> entry.weight + weight < 2147483647:
+                    entry.weight += weight
+                    entry.item += item
+                    return 0
+        if key.count == rule.max_entries:
+            self.pop(r, rule, slot)
+            rule.evicted_entries += 1
+        if key.count == key.room:
+            n = key.room * 2 if key.room else 4
+            bigger = <Entry *> malloc(n * sizeof(Entry))
+            if bigger == NULL:
+                raise MemoryError
+            for i in range(key.count):
+                bigger[i] = key.entries[(key.head + i) & (key.room - 1)]
+            free(key.entries)
+            key.entries = bigger
+            key.room = n
+            key.head = 0
+        i = key.count
+        while i > 0 and key.entries[(key.head + i - 1) & (key.room - 1)].time > time:
+            key.entries[(key.head + i) & (key.room - 1)] = key.entries[(key.head + i - 1) & (key.room - 1)]
+            i -= 1
+        entry = &key.entries[(key.head + i) & (key.room - 1)]
+        entry.time = time
+        entry.weight = weight
+        entry.item = item
+        key.count += 1
+        return 0
+
+    # --- looking in from outside -----------------------------------------------------------------------------------------------------
+
+    def keys(self):
+        """Keys held, by rule."""
+        return [self.rules[r].size for r in range(self.n_rules)]
+
+    def active(self):
+        """Episodes under way, by rule, as of the watermark."""
+        cdef int32_t r, slot, under_way
+        cdef Rule *rule
+        cdef Key *key
+        cdef list out = []
+        for r in range(self.n_rules):
+            rule = &self.rules[r]
+            under_way = 0
+            if rule.active:
+                slot = rule.oldest
+                while slot >= 0:
+                    key = &rule.keys[slot]
+                    if key.active:
+                        # Only counts: an episode ends at the key's own next event, so that looking changes nothing.
+                        self.expire(r, rule, slot)
+                        under_way += self.measure(rule, key) >= rule.release
+                    slot = key.newer
+            out.append(under_way)
+        return out
+
+    def evicted(self):
+        """Evictions so far: keys, events in windows, evidence."""
+        return {
+            "window_keys": sum(self.rules[r].evicted_keys for r in range(self.n_rules)),
+            "window_events": sum(self.rules[r].evicted_entries for r in range(self.n_rules)),
+            "evidence": self.evidence_evicted,
+        }
+
+    def event_counts(self):
+        """{(kind number, service number): rows}."""
+        return {(k, s): self.events[k][s] for k in range(N_KINDS) for s in range(N_SERVICES) if self.events[k][s]}
+
+    def delivery_counts(self):
+        """{(status, provider): deliveries}; provider "" for all that are not known by name."""
+        return {(STATUSES[i], name): self.deliveries[i][k] for i in range(8) for k, name in enumerate(self.provider_names) if self.deliveries[i][k]}
+
+    def reply_counts(self):
+        """{(class, provider): refusals}."""
+        return {
+            (label, name): self.replies[i][k]
+            for i, label in enumerate(self.class_names) for k, name in enumerate(self.provider_names) if self.replies[i][k]
+        }
+
+    cdef void mark(self):
+        cdef int32_t r, slot, i
+        cdef Rule *rule
+        cdef Key *key
+        for r in range(self.n_rules):
+            rule = &self.rules[r]
+            slot = rule.oldest
+            while slot >= 0:
+                key = &rule.keys[slot]
+                self.symbols.mark(key.symbol)
+                if rule.measure == M_DISTINCT:
+                    for i in range(key.count):
+                        self.symbols.mark(key.entries[(key.head + i) & (key.room - 1)].item)
+                slot = key.newer
+        # The providers' names get new numbers after a sweep.
+        self.provider_symbols = IntMap()
+
+    def snapshot(self):
+        """(head, keys and entries of all rules, evidence): a JSON-ready list, bytes, a JSON-ready list."""
+        cdef int32_t r, slot, i
+        cdef Rule *rule
+        cdef Key *key
+        cdef Entry entry
+        cdef list parts = [], counts = []
+        cdef bytearray entries
+        cdef int64_t head[6]
+        for r in range(self.n_rules):
+            rule = &self.rules[r]
+            counts.append([rule.size, rule.evicted_keys, rule.evicted_entries])
+            slot = rule.oldest
+            while slot >= 0:
+                key = &rule.keys[slot]
+                head[0], head[1], head[2], head[3], head[4], head[5] = key.symbol, key.last, key.fired, key.active, key.count, key.placed
+                parts.append((<char *> head)[:sizeof(head)])
+                for i in range(key.count):
+                    entry = key.entries[(key.head + i) & (key.room - 1)]
+                    parts.append((<char *> &entry)[:sizeof(Entry)])
+                slot = key.newer
+        kept = [
+            [r, s, [[e[0], e[1], e[2], *[None if x is None else x.decode("latin-1") for x in e[3:]]] for e in lines]]
+            for (r, s), lines in self.evidence.items()
+        ]
+        events = [[k, s, self.events[k][s]] for k in range(N_KINDS) for s in range(N_SERVICES) if self.events[k][s]]
+        return (
+            [
+                self.now, self.late, self.set_back, self.late_run, self.evidence_evicted, counts, events,
+                [[i, self.provider_names[k], self.deliveries[i][k]] for i in range(8) for k in range(len(self.provider_names)) if self.deliveries[i][k]],
+                [[i, self.provider_names[k], self.replies[i][k]] for i in range(32) for k in range(len(self.provider_names)) if self.replies[i][k]],
+            ],
+            b"".join(parts),
+            kept,
+        )
+
+    def restore(self, head, bytes data not None, kept):
+        """The inverse of ``snapshot`` on fresh windows of the same rules."""
+        cdef int32_t r, slot
+        cdef Rule *rule
+        cdef Key *key
+        cdef Entry entry
+        cdef Py_ssize_t at = 0, i, k
+        cdef int64_t words[6]
+        cdef const char *source = data
+        self.now, self.late, self.set_back, self.late_run, self.evidence_evicted, counts, events, deliveries, replies = head
+        if len(counts) != self.n_rules:
+            raise ValueError("the snapshot was made with other rules")
+        for r in range(self.n_rules):
+            rule = &self.rules[r]
+            for k in range(counts[r][0]):
+                if at + <Py_ssize_t> sizeof(words) > len(data):
+                    raise ValueError("the snapshot of the windows is cut short")
+                memcpy(words, source + at, sizeof(words))
+                at += sizeof(words)
+                if words[4] < 0 or at + words[4] * <Py_ssize_t> sizeof(Entry) > len(data):
+                    raise ValueError("the snapshot of the windows is damaged")
+                # As if it were seen now, so that none of those restored before is let go.
+                slot = self.obtain(r, rule, <int32_t> words[0])
+                for i in range(words[4]):
+                    memcpy(&entry, source + at, sizeof(Entry))
+                    at += sizeof(Entry)
+                    self.insert(r, rule, slot, entry.time, entry.weight, entry.item)
+                key = &rule.keys[slot]
+                key.active = words[3] != 0
+                rule.active += key.active
+            rule.evicted_keys, rule.evicted_entries = counts[r][1], counts[r][2]
+        self.times(counts, data)
+        for k_, s_, n_ in events:
+            self.events[<int> k_][<int> s_] = n_
+        for i_, name, n_ in deliveries:
+            self.deliveries[<int> i_][<int> self.known_providers.get(name.encode(), 0)] += <int64_t> n_
+        for i_, name, n_ in replies:
+            self.replies[<int> i_][<int> self.known_providers.get(name.encode(), 0)] += <int64_t> n_
+        self.evidence = {
+            (r_, s_): [(e[0], e[1], e[2], *[None if x is None else x.encode("latin-1") for x in e[3:]]) for e in lines]
+            for r_, s_, lines in kept
+        }
+        self.evidence_size = sum(len(lines) for lines in self.evidence.values())
+        for r_, s_ in self.evidence:
+            slot = <int32_t> (<IntMap> self.maps[<int> r_]).get(<uint64_t> <int32_t> s_, -1)
+            if slot < 0:
+                raise ValueError("the snapshot of the evidence is damaged")
+            self.rules[<int> r_].keys[slot].warm = 1
+
+    cdef int times(self, counts, bytes data) except -1:
+        """Second pass of ``restore``: when each key was last seen and last fired."""
+        cdef int32_t r, slot
+        cdef Py_ssize_t at = 0
+        cdef int64_t words[6]
+        cdef const char *source = data
+        for r in range(self.n_rules):
+            slot = self.rules[r].oldest
+            while slot >= 0:
+                memcpy(words, source + at, sizeof(words))
+                at += sizeof(words) + words[4] * sizeof(Entry)
+                self.rules[r].keys[slot].last = words[1]
+                self.rules[r].keys[slot].fired = words[2]
+                self.rules[r].keys[slot].placed = words[5]
+                slot = self.rules[r].keys[slot].newer
+        return 0
+
+
+@cython.final
+cdef class Core:
+    """Join and windows over one stream of batches, with the texts that both hold."""
+
+    cdef readonly Symbols symbols
+    cdef readonly Tracker tracker
+    cdef readonly Windows windows
+    cdef int32_t collect_at
+
+    def __cinit__(self, Symbols symbols not None, Tracker tracker not None, Windows windows not None):
+        self.symbols, self.tracker, self.windows = symbols, tracker, windows
+        self.collect_at = 1 << 14
+
+    def process(self, EventBatch batch not None, Py_ssize_t start=0, Py_ssize_t stop=-1):
+        """Attributes rows [start, stop) and runs the rules over them, in this order."""
+        if stop < 0:
+            stop = batch.size
+        if not 0 <= start <= stop <= batch.size:
+            raise IndexError(f"rows {start} to {stop} of {batch.size}")
+        self.tracker.process(batch, start, stop)
+        self.windows.process(batch, start, stop)
+
+    def collect(self, batches=()):
+        """Lets go of texts that nobody holds any more, once there are many; ``batches`` are those still to be read."""
+        cdef EventBatch batch
+        cdef Py_ssize_t i
+        if self.symbols.live <= self.collect_at:
+            return
+        self.tracker.mark()
+        self.windows.mark()
+        for batch in batches:
+            if batch.symbols is None or batch.generation != self.symbols.generation:
+                continue
+            for i in range(batch.size):
+                self.symbols.mark(batch.rows[i].account)
+                self.symbols.mark(batch.rows[i].ip)
+                self.symbols.mark(batch.rows[i].sender)
+            batch.generation = self.symbols.generation + 1
+        self.symbols.sweep()
+        self.collect_at = max(1 << 14, 2 * self.symbols.live)

@@ -1,0 +1,330 @@
+"""The core as one object: chunks of log in, detections out.
+
+No I/O, no clock, no threads. All state that changes is here and in what it holds: for each source a scanner and the bytes of an unfinished
+line; the texts; the open messages; the windows. ``snapshot`` is all of it, and ``restore`` on an engine of the same rules goes on as if
+nothing had been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, tzinfo
+from typing import Any
+
+from sentinel.detect._windows import Core, Windows
+from sentinel.detect.detection import OWN_NETWORKS, Detection, format_time
+from sentinel.detect.replies import CLASS_NAMES, Providers, ReplyClassifier, load_providers, load_replies
+from sentinel.detect.rules import Rule, RuleSet, load_rules
+from sentinel.detect.senders import Logins
+from sentinel.maillog._scan import EventBatch, Scanner
+from sentinel.maillog._symbols import Symbols
+from sentinel.maillog.chunk import Chunk
+from sentinel.maillog.clock import LogClock
+from sentinel.maillog.fields import KINDS, SERVICES
+from sentinel.track._join import Networks, Tracker
+
+_MAGIC = b"sentinel-state-1"
+_MAX_EVIDENCE = 10
+_MAX_RELATED = 10
+_MAX_UNFINISHED = 1 << 17
+"""Bytes without a newline that are kept waiting for one. What goes beyond belongs to a line that is too long in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one chunk brought."""
+
+    detections: list[Detection]
+    lines: int
+    """Log lines read."""
+    events: EventBatch | None = field(default=None, repr=False)
+    """The attributed rows; to be read before the engine is fed again."""
+
+
+class _Stream:
+    """One source: its scanner, and for raw bytes the unfinished line and the offset."""
+
+    __slots__ = ("dropped", "offset", "scanner", "unfinished")
+
+    def __init__(self, scanner: Scanner) -> None:
+        self.scanner = scanner
+        self.unfinished = b""
+        self.dropped = 0
+        """Bytes of the unfinished line beyond those kept."""
+        self.offset = 0
+
+
+class Engine:
+    """Reads chunks, says what they mean.
+
+    ``rules``: from :func:`load_rules`; None for the product's own. ``networks``: our own, as CIDR. ``logins``: who may write as whom.
+    ``timezone`` and ``year``: for stamps without them; ``newest``: seconds since the epoch beyond which (by more than a day) no log
+    begins, to infer the year of a first line without one. ``max_open_messages``: the limit of the queue-ID join. ``keep_all``: rows
+    also for lines that mean nothing.
+    """
+
+    def __init__(
+        self,
+        rules: RuleSet | Iterable[Rule] | None = None,
+        *,
+        networks: Iterable[str] = OWN_NETWORKS,
+        logins: Logins | None = None,
+        replies: ReplyClassifier | None = None,
+        providers: Providers | None = None,
+        timezone: tzinfo = UTC,
+        year: int | None = None,
+        newest: int | None = None,
+        max_open_messages: int = 1_000_000,
+        keep_all: bool = False,
+    ) -> None:
+        self.rules = load_rules() if rules is None else RuleSet(rules)
+        self._logins = logins or Logins()
+        self._replies = replies or load_replies()
+        self._providers = providers or load_providers()
+        self._timezone, self._year, self._newest = timezone, year, newest
+        self._keep_all = keep_all
+        self._streams: dict[str, _Stream] = {}
+        self._networks = Networks(list(networks))
+        self._max_open_messages = max_open_messages
+        self._found: list[Detection] = []
+        self._core = self._fresh_core()
+
+    def _fresh_core(self) -> Core:
+        symbols = Symbols()
+        knowledge = _Knowledge(self._replies, self._providers, self._logins, self._fire)
+        windows = Windows(symbols, self._networks, knowledge, [rule.compiled for rule in self.rules], CLASS_NAMES)
+        return Core(symbols, Tracker(symbols, self._networks, self._max_open_messages), windows)
+
+    def use_logins(self, logins: Logins) -> None:
+        """Another map of who may write as whom, from the next row on."""
+        self._logins = logins
+        self._core.windows.use_logins(logins)
+
+    # --- feeding ---------------------------------------------------------------------------------------------------------------------
+
+    def feed(self, chunk: Chunk | bytes | bytearray | memoryview) -> Step:
+        """Reads on. A :class:`Chunk` holds whole lines; bytes may be cut anywhere and are one stream named ``""``."""
+        if isinstance(chunk, Chunk):
+            self._core.collect()
+            batch = self.scan(chunk)
+            return self.process(batch, 0, len(batch), batch.lines)
+        step = Step([], 0)
+        for whole in self._assemble(bytes(chunk)):
+            following = self.feed(whole)
+            step = Step(step.detections + following.detections, step.lines + following.lines, following.events)
+        return step
+
+    def finish(self) -> Step:
+        """Takes the bytes that still wait for a newline as the last line."""
+        stream = self._streams.get("")
+        if stream is None or not stream.unfinished:
+            return Step([], 0)
+        return self.feed(b"\n")
+
+    def scan(self, chunk: Chunk) -> EventBatch:
+        """The rows of a chunk, not yet attributed: for callers that put several sources in order of time."""
+        return self._stream(chunk.source).scanner.scan(chunk)
+
+    def process(self, batch: EventBatch, start: int, stop: int, lines: int = 0) -> Step:
+        """Attributes rows [start, stop) of a batch and runs the rules over them."""
+        self._core.process(batch, start, stop)
+        found, self._found = self._found, []
+        return Step(found, lines, batch)
+
+    def collect(self, batches: Iterable[EventBatch]) -> None:
+        """Lets go of texts that are needed no more, except for those of these batches. ``feed`` does it by itself."""
+        self._core.collect(tuple(batches))
+
+    def begin(self, source: str, newest: int | None = None) -> None:
+        """Names a source before its first chunk, with a ``newest`` of its own: archives of many years each have theirs."""
+        if source not in self._streams:
+            clock = LogClock(self._timezone, self._year, self._newest if newest is None else newest)
+            self._streams[source] = _Stream(Scanner(clock, keep_all=self._keep_all))
+
+    def _stream(self, source: str) -> _Stream:
+        if source not in self._streams:
+            self.begin(source)
+        return self._streams[source]
+
+    def _assemble(self, data: bytes) -> list[Chunk]:
+        """Whole lines out of bytes cut anywhere."""
+        stream = self._stream("")
+        cut = data.rfind(b"\n") + 1
+        if cut == 0:
+            stream.unfinished += data
+            stream.dropped += max(0, len(stream.unfinished) - _MAX_UNFINISHED)
+            stream.unfinished = stream.unfinished[:_MAX_UNFINISHED]
+            return []
+        chunks = []
+        start = 0
+        if stream.dropped:
+            # The line that was too long, as much as is kept of it, by itself: what follows keeps its place.
+            start = data.index(b"\n") + 1
+            chunks.append(Chunk(stream.unfinished + b"\n", "", "", stream.offset, stream.offset + len(stream.unfinished) + 1))
+            stream.offset += len(stream.unfinished) + stream.dropped + start
+            stream.unfinished, stream.dropped = b"", 0
+        if cut > start:
+            whole = stream.unfinished + data[start:cut]
+            chunks.append(Chunk(whole, "", "", stream.offset, stream.offset + len(whole)))
+            stream.offset += len(whole)
+        stream.unfinished = data[cut:][:_MAX_UNFINISHED]
+        stream.dropped = max(0, len(data) - cut - _MAX_UNFINISHED)
+        return chunks
+
+    # --- firing ----------------------------------------------------------------------------------------------------------------------
+
+    def _fire(self, number: int, time: int, value: float, subject: list[bytes | None], lines: list[tuple[Any, ...]]) -> None:
+        rule = self.rules[number]
+        who = {name: text.decode("utf-8", "replace") for name, text in zip(rule.subject, subject, strict=True) if text is not None}
+        self._found.append(
+            Detection(
+                id=detection_id(rule.name, who, time),
+                rule=rule.name,
+                severity=rule.severity,
+                score=rule.score,
+                time=time,
+                subject=who,
+                window=rule.window,
+                measure=rule.measure,
+                value=round(value, 6),
+                threshold=rule.threshold,
+                evidence=tuple(
+                    {"line": line.decode("utf-8", "replace"), "source": source, "offset": offset}
+                    for _, source, offset, line, *_ in lines[-_MAX_EVIDENCE:]
+                ),
+                related=_related(lines),
+                description=rule.description,
+                advice=rule.advice,
+            )
+        )
+
+    # --- looking in ------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def watermark(self) -> int | None:
+        """The latest event time seen, in microseconds since the epoch."""
+        now: int = self._core.windows.now
+        return now if self._streams and now > -(1 << 61) else None
+
+    def last_events(self) -> dict[str, float]:
+        """Source → time of its latest line, seconds since the epoch."""
+        out = {}
+        for source, stream in self._streams.items():
+            last = stream.scanner.snapshot()[0]
+            if last is not None:
+                out[source] = float(last)
+        return out
+
+    def counters(self) -> dict[str, Any]:
+        """Running totals and levels, for the metrics."""
+        windows, tracker = self._core.windows, self._core.tracker
+        names = [rule.name for rule in self.rules]
+        return {
+            "lines": {source: stream.scanner.lines for source, stream in self._streams.items()},
+            "events": {(KINDS[k], "other" if s == len(SERVICES) - 1 else SERVICES[s]): n for (k, s), n in windows.event_counts().items()},
+            "deliveries": windows.delivery_counts(),
+            "replies": windows.reply_counts(),
+            "active": dict(zip(names, windows.active(), strict=True)),
+            "window_keys": dict(zip(names, windows.keys(), strict=True)),
+            "open_messages": tracker.open,
+            "unattributed": tracker.unattributed,
+            "evictions": {"messages": tracker.evicted, **windows.evicted()},
+            "late": windows.late,
+            "clock_set_back": windows.set_back,
+        }
+
+    # --- state -----------------------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> bytes:
+        """All state between two chunks, versioned and with a checksum."""
+        windows_head, windows, evidence = self._core.windows.snapshot()
+        tracker_head, tracker = self._core.tracker.snapshot()
+        symbols = self._core.symbols.snapshot()
+        head = {
+            "rules": self.rules.fingerprint,
+            "streams": {
+                name: [stream.scanner.snapshot(), stream.unfinished.decode("latin-1"), stream.dropped, stream.offset]
+                for name, stream in self._streams.items()
+            },
+            "tracker": tracker_head,
+            "windows": windows_head,
+            "evidence": evidence,
+            "sizes": [len(symbols), len(tracker), len(windows)],
+        }
+        text = json.dumps(head, separators=(",", ":")).encode()
+        body = b"".join((struct.pack("<Q", len(text)), text, symbols, tracker, windows))
+        return _MAGIC + struct.pack("<I", zlib.crc32(body)) + body
+
+    def restore(self, data: bytes) -> bool:
+        """Goes on from a snapshot. ValueError if it is damaged or of another version.
+
+        False if it was made with other rules: then the messages are taken over and the windows begin anew.
+        """
+        prefix = len(_MAGIC) + 4
+        if data[: len(_MAGIC)] != _MAGIC or len(data) < prefix + 8:
+            raise ValueError("not a snapshot of this version of sentinel")
+        body = memoryview(data)[prefix:]
+        if zlib.crc32(body) != struct.unpack("<I", data[prefix - 4 : prefix])[0]:
+            raise ValueError("the snapshot is damaged")
+        length = struct.unpack("<Q", body[:8])[0]
+        head = json.loads(bytes(body[8 : 8 + length]))
+        parts = []
+        at = 8 + length
+        for size in head["sizes"]:
+            parts.append(bytes(body[at : at + size]))
+            at += size
+        core = self._fresh_core()
+        clock = LogClock(self._timezone, self._year, self._newest)
+        core.symbols.restore(parts[0])
+        core.tracker.restore(head["tracker"], parts[1])
+        same_rules: bool = head["rules"] == self.rules.fingerprint
+        if same_rules:
+            core.windows.restore(head["windows"], parts[2], head["evidence"])
+        streams = {}
+        for name, (scanner, unfinished, dropped, offset) in head["streams"].items():
+            stream = streams[name] = _Stream(Scanner(clock, keep_all=self._keep_all))
+            stream.scanner.restore(scanner)
+            stream.unfinished = unfinished.encode("latin-1")
+            stream.dropped = dropped
+            stream.offset = offset
+        self._core, self._streams = core, streams
+        return same_rules
+
+
+class _Knowledge:
+    """What the compiled windows ask."""
+
+    __slots__ = ("classify", "fire", "logins", "provider", "providers")
+
+    def __init__(self, replies: ReplyClassifier, providers: Providers, logins: Logins, fire: Any) -> None:
+        self.classify = replies.classify
+        self.logins = logins
+        self.fire = fire
+        self.providers = providers.names
+        self.provider = lambda host: providers.of(host.decode("utf-8", "replace")).encode()
+
+
+def detection_id(rule: str, subject: dict[str, str], time: int) -> str:
+    """The same crossing has the same id in every run: a hash of rule, subject and event time."""
+    text = json.dumps([rule, sorted(subject.items()), format_time(time)], ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+_RELATED = ("client_ips", "senders", "recipient_domains", "queue_ids", "providers")
+
+
+def _related(lines: list[tuple[Any, ...]]) -> dict[str, list[str]]:
+    """The most frequent of each, from the lines kept; the most frequent first, then by name."""
+    out = {}
+    for i, name in enumerate(_RELATED, 4):
+        counts = Counter(line[i] for line in lines if line[i] is not None)
+        top = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MAX_RELATED]
+        if top:
+            out[name] = [text.decode("utf-8", "replace") for text, _ in top]
+    return out

@@ -1,0 +1,1194 @@
+"""The compiled scan: bytes of a log to an ``EventBatch``, one row for each line that means something.
+
+A line is taken apart once, from left to right: header (time, host, tag, pid), severity, queue ID, and then the forms of ``forms.py`` that
+its daemon can write. A row holds where its texts lie in the chunk; they become ``str`` when somebody asks. The header of one line is
+usually that of the line before, so times are computed when they change.
+
+Limits: a line of more than 65,535 bytes is counted as unparsed and passed over. Every access is checked against the end of the line.
+"""
+
+cimport cython
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy, memset
+
+from sentinel.maillog._symbols cimport ABSENT, sentinel_find, sentinel_rfind, sentinel_same
+
+from sentinel.maillog import fields as _fields, forms as _forms
+from sentinel.maillog.chunk import Chunk
+
+cdef enum:
+    LINE_LIMIT = 65535
+    TAG_LIMIT = 128
+    # Candidates for the beginning of an access message's tail, from the right. More than a few exist only in hostile lines.
+    TAIL_CANDIDATES = 32
+
+# forms.py
+cdef enum:
+    OP_LITERAL, OP_OPTIONAL, OP_TEXT, OP_INTEGER, OP_DECIMAL, OP_CLIENT, OP_RELAY, OP_CODE, OP_TAIL, OP_END
+
+cdef extern from "Python.h":
+    int PyBuffer_FillInfo(Py_buffer *view, object exporter, void *buf, Py_ssize_t length, int readonly, int flags) except -1
+
+cdef struct Literal:
+    const char *text
+    int32_t length
+
+cdef struct Op:
+    uint8_t code
+    int8_t field
+    uint8_t may_end, last, quoted, word
+    int32_t jump
+    int32_t stops, n_stops
+    int32_t words, n_words
+
+cdef struct CForm:
+    uint8_t kind
+    uint8_t service
+    uint8_t queued
+    int32_t ops
+    int32_t first       # the literal that the form begins with, or -1
+
+TEXT_FIELDS = _fields.TEXT_FIELDS
+NUMBER_FIELDS = _fields.NUMBER_FIELDS
+KINDS = _fields.KINDS
+SERVICES = _fields.SERVICES
+
+cdef int64_t NO_TIME = -(1 << 62)
+
+cdef inline bint is_digit(char c) noexcept nogil:
+    return 48 <= c <= 57
+
+cdef inline int two(const char *p) noexcept nogil:
+    """Two digits, the first of which may be a blank; -1 if they are not."""
+    cdef int tens = 0
+    if is_digit(p[0]):
+        tens = (p[0] - 48) * 10
+    elif p[0] != 32:
+        return -1
+    if not is_digit(p[1]):
+        return -1
+    return tens + p[1] - 48
+
+cdef inline int64_t days_from_civil(int64_t y, int m, int d) noexcept nogil:
+    """Days since 1970-01-01 in the proleptic Gregorian calendar (H. Hinnant, "chrono-Compatible Low-Level Date Algorithms")."""
+    y -= m <= 2
+    cdef int64_t era = (y if y >= 0 else y - 399) // 400
+    cdef int64_t yoe = y - era * 400
+    cdef int64_t doy = (153 * (m + (-3 if m > 2 else 9)) + 2) // 5 + d - 1
+    cdef int64_t doe = yoe * 365 + yoe // 4 - yoe // 100 + doy
+    return era * 146097 + doe - 719468
+
+cdef inline int month_of(const char *p) noexcept nogil:
+    cdef int i
+    cdef const char *names = b"JanFebMarAprMayJunJulAugSepOctNovDec"
+    for i in range(12):
+        if memcmp(p, names + 3 * i, 3) == 0:
+            return i + 1
+    return 0
+
+# 1: hexadecimal of a short queue ID; 2: base 52 of a long one; 4: part of an IP address; 8: may stand in a tag
+cdef uint8_t CLASS[256]
+
+cdef void fill_classes() noexcept:
+    cdef int c
+    memset(CLASS, 0, 256)
+    for c in b"0123456789ABCDEF":
+        CLASS[c] |= 1
+    for c in b"0123456789BCDFGHJKLMNPQRSTVWXYZbcdfghjklmnpqrstvwxyz":
+        CLASS[c] |= 2
+    for c in b"0123456789abcdefABCDEF:.%":
+        CLASS[c] |= 4
+    for c in b"%":
+        CLASS[c] |= 4
+
+fill_classes()
+
+
+cdef Row BLANK
+
+# The rows of a batch that is gone serve the next one: fresh memory costs a page fault for every twenty rows.
+cdef enum:
+    SPARE_LIMIT = 65536
+cdef Row *SPARE = NULL
+cdef Py_ssize_t SPARE_ROOM = 0
+
+cdef void fill_blank() noexcept:
+    cdef int i
+    memset(&BLANK, 0, sizeof(Row))
+    BLANK.time = NO_TIME
+    BLANK.delay = -1
+    BLANK.host = BLANK.account = BLANK.ip = BLANK.sender = ABSENT
+    for i in range(N_NUMBER):
+        BLANK.number[i] = -1
+
+fill_blank()
+
+
+cdef class EventBatch:
+    """The events of one chunk, in the order of the log.
+
+    ``column(name)`` is a list, ``array()`` the numbers of all rows as numpy columns; ``row(i)`` a dict of what is present, by CONTRACT's names. On an
+    attributed batch the origin's ``sasl_username``, ``client_ip`` and ``sender`` stand on every row of a message; they must be read
+    before the engine collects texts it needs no more (``RuntimeError`` says so).
+    """
+
+    def __cinit__(self):
+        self.rows = NULL
+
+    def __dealloc__(self):
+        global SPARE, SPARE_ROOM
+        if self.room > SPARE_ROOM and self.room <= SPARE_LIMIT:
+            free(SPARE)
+            SPARE = self.rows
+            SPARE_ROOM = self.room
+        else:
+            free(self.rows)
+
+    def __len__(self):
+        return self.size
+
+    cdef Row *append(self) except NULL:
+        cdef Row *bigger
+        if self.size == self.room:
+            self.room = self.room * 2 if self.room else 64
+            bigger = <Row *> realloc(self.rows, self.room * sizeof(Row))
+            if bigger == NULL:
+                raise MemoryError
+            self.rows = bigger
+        cdef Row *row = &self.rows[self.size]
+        memcpy(row, &BLANK, sizeof(Row))
+        self.size += 1
+        return row
+
+    cdef bytes raw(self, Row *row, int field):
+        """A text as it stands in the line, or None."""
+        if row.text[field].start == 0:
+            return None
+        cdef const char *p = self.base + row.line + row.text[field].start
+        return p[:row.text[field].length]
+
+    cdef Row *at(self, Py_ssize_t i) except NULL:
+        if not 0 <= i < self.size:
+            raise IndexError(f"row {i} of {self.size}")
+        return &self.rows[i]
+
+    cdef bytes own_or_origin(self, Row *row, int field):
+        cdef bytes own = self.raw(row, field)
+        cdef int32_t symbol
+        if own is not None or not row.attributed:
+            return own
+        symbol = row.account if field == SASL_USERNAME else row.ip if field == CLIENT_IP else row.sender if field == SENDER else ABSENT
+        if symbol < 0:
+            return None
+        if self.symbols is None or self.symbols.generation != self.generation:
+            raise RuntimeError("the origins of this batch are gone: read it before the engine is fed again")
+        return self.symbols.text(symbol)
+
+    def line(self, Py_ssize_t i):
+        """The whole line of a row, as bytes."""
+        cdef Row *row = self.at(i)
+        return (self.base + row.line)[:row.length]
+
+    def offset(self, Py_ssize_t i):
+        """Where the row's line begins in its source, in bytes."""
+        return self.chunk.start + self.at(i).line
+
+    def text(self, Py_ssize_t i, str name):
+        """One text of one row, or None; bytes that are not UTF-8 are replaced."""
+        cdef bytes raw = self.own_or_origin(self.at(i), _TEXT_NUMBER[name])
+        return None if raw is None else raw.decode("utf-8", "replace")
+
+    def time(self, Py_ssize_t i):
+        """Event time in microseconds since the epoch, or None."""
+        cdef int64_t t = self.at(i).time
+        return None if t == NO_TIME else t
+
+    def kind(self, Py_ssize_t i):
+        return KINDS[self.at(i).kind]
+
+    def service(self, Py_ssize_t i):
+        return self.service_name(self.at(i))
+
+    cdef str service_name(self, Row *row):
+        """The daemon, or None where the header has lost it; a daemon that is not Postfix's own as the tag writes it."""
+        cdef Py_ssize_t at, end
+        if row.service == 0:
+            return None
+        if row.service != len(SERVICES) - 1:
+            return SERVICES[row.service]
+        at = end = row.text[SYSLOG_NAME].start + row.text[SYSLOG_NAME].length + 1
+        cdef const char *line = self.base + row.line
+        while end < row.length and line[end] != 91 and line[end] != 58 and line[end] != 32:
+            end += 1
+        return line[at:end].decode("utf-8", "replace")
+
+    def number(self, Py_ssize_t i, str name):
+        cdef Row *row = self.at(i)
+        if name == "delay":
+            return row.delay if row.delay >= 0 else None
+        cdef int64_t value = row.number[<int> _NUMBER_NUMBER[name]]
+        return value if value >= 0 else None
+
+    def row(self, Py_ssize_t i):
+        """What is present in a row; ``time`` in microseconds since the epoch."""
+        cdef Row *row = self.at(i)
+        cdef dict out = {}
+        cdef bytes raw
+        cdef str name
+        for name in _fields.COLUMNS:
+            if name == "time":
+                if row.time != NO_TIME:
+                    out[name] = row.time
+            elif name == "kind":
+                out[name] = KINDS[row.kind]
+            elif name == "service":
+                if row.service:
+                    out[name] = self.service_name(row)
+            elif name == "delay":
+                if row.delay >= 0:
+                    out[name] = row.delay
+            elif name in _NUMBER_NUMBER:
+                if row.number[<int> _NUMBER_NUMBER[name]] >= 0:
+                    out[name] = row.number[<int> _NUMBER_NUMBER[name]]
+            else:
+                raw = self.own_or_origin(row, _TEXT_NUMBER[name])
+                if raw is not None:
+                    out[name] = raw.decode("utf-8", "replace")
+        return out
+
+    def column(self, str name, Py_ssize_t start=0, Py_ssize_t stop=-1):
+        """One column of rows [start, stop), None where absent; ``time`` in microseconds since the epoch."""
+        cdef Py_ssize_t i
+        cdef int field
+        cdef bytes raw
+        cdef list out = []
+        cdef dict seen = {}
+        if stop < 0:
+            stop = self.size
+        if not 0 <= start <= stop <= self.size:
+            raise IndexError(f"rows {start} to {stop} of {self.size}")
+        if name == "time":
+            return [None if self.rows[i].time == NO_TIME else self.rows[i].time for i in range(start, stop)]
+        if name == "delay":
+            return [self.rows[i].delay if self.rows[i].delay >= 0 else None for i in range(start, stop)]
+        if name == "kind":
+            return [KINDS[self.rows[i].kind] for i in range(start, stop)]
+        if name == "service":
+            return [self.service_name(&self.rows[i]) for i in range(start, stop)]
+        if name in _NUMBER_NUMBER:
+            field = _NUMBER_NUMBER[name]
+            return [self.rows[i].number[field] if self.rows[i].number[field] >= 0 else None for i in range(start, stop)]
+        field = _TEXT_NUMBER[name]
+        for i in range(start, stop):
+            raw = self.own_or_origin(&self.rows[i], field)
+            if raw is None:
+                out.append(None)
+                continue
+            text = seen.get(raw)
+            if text is None:
+                text = seen[raw] = raw.decode("utf-8", "replace")
+            out.append(text)
+        return out
+
+    def array(self):
+        """The rows as a numpy structured array, a view without a copy: numbers and spans, for vectorised work. Read-only; keeps the batch alive."""
+        import numpy
+        cdef dict offsets = {
+            "time": ("i8", <size_t> &(<Row *> 0).time), "delay": ("f8", <size_t> &(<Row *> 0).delay),
+            "line": ("u4", <size_t> &(<Row *> 0).line), "length": ("u2", <size_t> &(<Row *> 0).length),
+            "kind": ("u1", <size_t> &(<Row *> 0).kind), "service": ("u1", <size_t> &(<Row *> 0).service),
+        }
+        for name, i in _NUMBER_NUMBER.items():
+            offsets[name] = ("i8", <size_t> &(<Row *> 0).number + <size_t> i * sizeof(int64_t))
+        dtype = numpy.dtype({
+            "names": list(offsets), "formats": [f for f, _ in offsets.values()], "offsets": [o for _, o in offsets.values()],
+            "itemsize": sizeof(Row),
+        })
+        out = numpy.frombuffer(self, dtype=dtype)
+        out.flags.writeable = False
+        return out
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        # The rows as plain bytes; numpy lays its columns over them.
+        PyBuffer_FillInfo(buffer, self, <void *> self.rows, self.size * sizeof(Row), 1, flags)
+
+
+_TEXT_NUMBER = {name: i for i, name in enumerate(TEXT_FIELDS)}
+_NUMBER_NUMBER = {name: i for i, name in enumerate(NUMBER_FIELDS)}
+
+
+@cython.final
+cdef class Matcher:
+    """The forms of ``forms.py``, compiled. One instance serves every scanner."""
+
+    cdef Op *ops
+    cdef CForm *forms
+    cdef Literal *literals
+    cdef int32_t *order
+    cdef int32_t order_start[256]
+    cdef int32_t n_forms
+    cdef list keep      # the bytes objects that the literals point into
+    cdef dict services
+
+    def __cinit__(self):
+        compiled, by_service = _forms.compile_forms()
+        cdef list ops = [op for form in compiled for op in form.operations]
+        cdef Py_ssize_t n_literals = sum(len(op.stops) + len(op.words) for op in ops), at = 0, i, j, k
+        self.ops = <Op *> malloc(len(ops) * sizeof(Op))
+        self.forms = <CForm *> malloc(len(compiled) * sizeof(CForm))
+        self.literals = <Literal *> malloc(max(1, n_literals) * sizeof(Literal))
+        self.order = <int32_t *> malloc((sum(map(len, by_service.values())) + len(_fields.SERVICES) + 1) * sizeof(int32_t))
+        if self.ops == NULL or self.forms == NULL or self.literals == NULL or self.order == NULL:
+            raise MemoryError
+        self.keep = []
+        self.n_forms = len(compiled)
+        k = 0
+        for i, form in enumerate(compiled):
+            self.forms[i].kind = form.kind
+            self.forms[i].service = form.service
+            self.forms[i].queued = form.queued
+            self.forms[i].ops = <int32_t> k
+            for op in form.operations:
+                self.ops[k].code = op.code
+                self.ops[k].field = op.field
+                self.ops[k].may_end = op.may_end
+                self.ops[k].last = op.last
+                self.ops[k].quoted = op.quoted
+                self.ops[k].word = op.word
+                self.ops[k].jump = op.jump + self.forms[i].ops
+                self.ops[k].stops = <int32_t> at
+                self.ops[k].n_stops = len(op.stops)
+                self.ops[k].words = <int32_t> (at + len(op.stops))
+                self.ops[k].n_words = len(op.words)
+                for text in op.stops + op.words:
+                    self.keep.append(text)
+                    self.literals[at].text = <bytes> text
+                    self.literals[at].length = len(text)
+                    at += 1
+                k += 1
+            self.forms[i].first = self.ops[self.forms[i].ops].stops if form.operations[0].code == OP_LITERAL else -1
+        k = 0
+        for i in range(len(_fields.SERVICES)):
+            self.order_start[i] = <int32_t> k
+            for j in by_service.get(i, ()):
+                self.order[k] = <int32_t> j
+                k += 1
+            self.order[k] = -1
+            k += 1
+        self.services = {name.encode(): i for i, name in enumerate(_fields.SERVICES) if name}
+
+    def __dealloc__(self):
+        free(self.ops)
+        free(self.forms)
+        free(self.literals)
+        free(self.order)
+
+    cdef inline bint starts(self, Literal *literal, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+        return (end - at >= literal.length and line[at] == literal.text[0]
+                and sentinel_same(line + at, literal.text, literal.length))
+
+    cdef Py_ssize_t stop(self, Op *op, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+        """Where the field that begins at ``at`` ends; -1 if what must follow does not."""
+        cdef Literal *literal = &self.literals[op.stops]
+        cdef Py_ssize_t i, k
+        cdef char first
+        cdef bint same = True
+        cdef const char *hit
+        if op.quoted and at < end and line[at] == 34:
+            i = at + 1
+            while i < end and line[i] != 34:
+                i += 2 if line[i] == 92 else 1
+            if i < end:
+                at = i + 1
+        if op.n_stops == 0:
+            return end
+        if op.last:
+            return sentinel_rfind(line, at, end, literal.text, literal.length)
+        if op.n_stops == 1:
+            i = sentinel_find(line, at, end, literal.text, literal.length)
+            return end if i < 0 and op.may_end else i
+        first = literal.text[0]
+        for k in range(1, op.n_stops):
+            if self.literals[op.stops + k].text[0] != first:
+                same = False
+        i = at
+        while i < end:
+            if same:
+                hit = <const char *> memchr(line + i, first, end - i)
+                if hit == NULL:
+                    break
+                i = hit - line
+            for k in range(op.n_stops):
+                if self.starts(&self.literals[op.stops + k], line, i, end):
+                    return i
+            i += 1
+        return end if op.may_end else -1
+
+    cdef bint client(self, Row *row, const char *line, Py_ssize_t *at, Py_ssize_t end, int name, int ip, int port) noexcept:
+        """``name[ip]`` or ``name[ip]:port``. Postfix lets only valid host names and addresses get here."""
+        cdef Py_ssize_t i = at[0], start = at[0], bracket
+        cdef const char *hit = <const char *> memchr(line + i, 91, end - i)
+        if hit == NULL:
+            return False
+        bracket = hit - line
+        if bracket > start and memchr(line + start, 32, bracket - start) != NULL:
+            return False
+        i = bracket + 1
+        while i < end and CLASS[<uint8_t> line[i]] & 4:
+            i += 1
+        if i < end and line[i] == 93 and i > bracket + 1:
+            row.text[ip].start = <uint16_t> (bracket + 1)
+            row.text[ip].length = <uint16_t> (i - bracket - 1)
+        else:
+            # name[unknown]: the socket was gone; name[private/dovecot-lmtp]: a UNIX socket
+            hit = <const char *> memchr(line + i, 93, end - i)
+            if hit == NULL:
+                return False
+            i = hit - line
+        if bracket > start:
+            row.text[name].start = <uint16_t> start
+            row.text[name].length = <uint16_t> (bracket - start)
+        i += 1
+        if i + 1 < end and line[i] == 58 and is_digit(line[i + 1]):
+            i += 1
+            row.number[port] = 0
+            while i < end and is_digit(line[i]) and row.number[port] < 100000:
+                row.number[port] = row.number[port] * 10 + line[i] - 48
+                i += 1
+        at[0] = i
+        return True
+
+    cdef bint tail(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end, int field) noexcept:
+        """``{text}; from=<s> to=<r> proto=P helo=<h>`` (each item only if known), then perhaps the login; closes the field at ``at``.
+
+        The text, the addresses and the HELO are the client's. The tail is the rightmost place from which all items parse to the
+        very end: an imitation inside an item leaves a rest behind it. smtpd has replaced blanks, ``<`` and ``>`` in the HELO name
+        (smtpd.c, NEUTER_CHARACTERS); a login that holds a ``>`` is not believed.
+        """
+        cdef Py_ssize_t i, k, close = end
+        cdef int tried = 0
+        cdef Row trial
+        i = end - 1
+        while i >= at and tried < TAIL_CANDIDATES:
+            if line[i] == 59:
+                tried += 1
+                memcpy(&trial, row, sizeof(Row))
+                if self.items(&trial, line, i + 1, end):
+                    memcpy(row, &trial, sizeof(Row))
+                    close = i
+                    break
+            i -= 1
+        row.text[field].start = <uint16_t> at
+        row.text[field].length = <uint16_t> (close - at)
+        return True
+
+    cdef bint items(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+        cdef Py_ssize_t i, start, found = 0
+        cdef int k
+        cdef const char *names[5]
+        cdef int fields[5]
+        names[0], names[1], names[2], names[3], names[4] = b" from=<", b" to=<", b" proto=", b" helo=<", b" sasl_username=<"
+        fields[0], fields[1], fields[2], fields[3], fields[4] = SENDER, RECIPIENT, -1, HELO, SASL_USERNAME
+        cdef int lengths[5]
+        lengths[0], lengths[1], lengths[2], lengths[3], lengths[4] = 7, 5, 7, 7, 16
+        for k in range(5):
+            if end - at < lengths[k] or line[at + 1] != names[k][1] or memcmp(line + at, names[k], lengths[k]) != 0:
+                continue
+            found += 1
+            start = i = at + lengths[k]
+            if k == 2:
+                while i < end and line[i] != 32:
+                    i += 1
+                at = i
+                continue
+            if k < 2 and i < end and line[i] == 34:
+                i += 1
+                while i < end and line[i] != 34:
+                    i += 2 if line[i] == 92 else 1
+                if i >= end:
+                    i = start
+            # An unquoted ">" in an address of the internal form is followed by something else than the next item.
+            while i < end and not (line[i] == 62 and (i + 1 == end or line[i + 1] == 32)):
+                if k == 3 and (line[i] == 32 or line[i] == 60):
+                    return False
+                i += 1
+            if i >= end:
+                return False
+            row.text[fields[k]].start = <uint16_t> start
+            row.text[fields[k]].length = <uint16_t> (i - start)
+            at = i + 1
+        if at < end and self.login(row, line, at, end):
+            at = end
+        return at == end and (found > 0 or line[end - 1] == 59)
+
+    cdef bint login(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+        """`` sasl_method=m sasl_username=u[ sasl_sender=s]``, blank separated and last (since 3.10)."""
+        cdef Py_ssize_t i
+        if memchr(line + at, 62, end - at) != NULL:
+            return False
+        if end - at > 13 and memcmp(line + at, b" sasl_method=", 13) == 0:
+            i = at + 13
+            while i < end and line[i] != 32:
+                i += 1
+            row.text[SASL_METHOD].start = <uint16_t> (at + 13)
+            row.text[SASL_METHOD].length = <uint16_t> (i - at - 13)
+            at = i
+        if end - at > 15 and memcmp(line + at, b" sasl_username=", 15) == 0:
+            i = sentinel_find(line, at + 15, end, b" sasl_sender=", 13)
+            if i < 0:
+                i = end
+            row.text[SASL_USERNAME].start = <uint16_t> (at + 15)
+            row.text[SASL_USERNAME].length = <uint16_t> (i - at - 15)
+            at = end if i == end else i
+        if end - at > 13 and memcmp(line + at, b" sasl_sender=", 13) == 0:
+            at = end
+        return at == end
+
+    cdef bint match(self, CForm *form, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+        cdef Op *op = &self.ops[form.ops]
+        cdef Py_ssize_t i, k
+        cdef int64_t number
+        cdef double scale
+        cdef Literal *literal
+        cdef bint known
+        while True:
+            if op.code == OP_LITERAL:
+                literal = &self.literals[op.stops]
+                if not self.starts(literal, line, at, end):
+                    return False
+                at += literal.length
+            elif op.code == OP_OPTIONAL:
+                literal = &self.literals[op.stops]
+                if not self.starts(literal, line, at, end):
+                    op = &self.ops[op.jump]
+                    continue
+                at += literal.length
+            elif op.code == OP_TEXT:
+                i = self.stop(op, line, at, end)
+                if i < 0 or (op.word and memchr(line + at, 32, i - at) != NULL):
+                    return False
+                if op.n_words:
+                    known = False
+                    for k in range(op.n_words):
+                        literal = &self.literals[op.words + k]
+                        if literal.length == i - at and sentinel_same(literal.text, line + at, literal.length):
+                            known = True
+                            break
+                    if not known:
+                        return False
+                if op.field >= 0:
+                    row.text[op.field].start = <uint16_t> at
+                    row.text[op.field].length = <uint16_t> (i - at)
+                at = i
+            elif op.code == OP_INTEGER:
+                number = 0
+                i = at
+                while i < end and is_digit(line[i]) and i - at < 18:
+                    number = number * 10 + line[i] - 48
+                    i += 1
+                if i == at:
+                    return False
+                row.number[op.field] = number
+                at = i
+            elif op.code == OP_DECIMAL:
+                row.delay = 0
+                i = at
+                while i < end and is_digit(line[i]):
+                    row.delay = row.delay * 10 + (line[i] - 48)
+                    i += 1
+                if i == at:
+                    return False
+                if i + 1 < end and line[i] == 46:
+                    i += 1
+                    number = 0
+                    scale = 1
+                    while i < end and is_digit(line[i]) and scale < 1e15:
+                        number = number * 10 + line[i] - 48
+                        scale *= 10
+                        i += 1
+                    row.delay = row.delay + number / scale
+                at = i
+            elif op.code == OP_CLIENT:
+                if not self.client(row, line, &at, end, CLIENT_NAME, CLIENT_IP, CLIENT_PORT):
+                    return False
+            elif op.code == OP_RELAY:
+                i = self.stop(op, line, at, end)
+                if i < 0:
+                    return False
+                k = at
+                if memchr(line + at, 91, i - at) != NULL:
+                    if not self.client(row, line, &k, i, RELAY_HOST, RELAY_IP, RELAY_PORT) or k != i:
+                        return False
+                elif not (i - at == 4 and memcmp(line + at, b"none", 4) == 0):
+                    row.text[RELAY_HOST].start = <uint16_t> at
+                    row.text[RELAY_HOST].length = <uint16_t> (i - at)
+                at = i
+            elif op.code == OP_CODE:
+                if end - at >= 4 and is_digit(line[at]) and is_digit(line[at + 1]) and is_digit(line[at + 2]) and line[at + 3] == 32:
+                    row.number[REPLY_CODE] = (line[at] - 48) * 100 + (line[at + 1] - 48) * 10 + line[at + 2] - 48
+                    at += 4
+                i = dsn_end(line, at, end)
+                if i > at and i < end and line[i] == 32:
+                    row.text[DSN].start = <uint16_t> at
+                    row.text[DSN].length = <uint16_t> (i - at)
+                    at = i + 1
+            elif op.code == OP_TAIL:
+                return self.tail(row, line, at, end, op.field)
+            else:
+                return at == end
+            op += 1
+
+
+cdef inline Py_ssize_t dsn_end(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """End of ``x.y.z`` (RFC 3463) at ``at``, or ``at`` where there is none."""
+    cdef Py_ssize_t i = at
+    cdef int part, digits
+    for part in range(3):
+        digits = 0
+        while i < end and is_digit(line[i]) and digits < 4:
+            digits += 1
+            i += 1
+        if digits == 0 or digits > 3:
+            return at
+        if part < 2:
+            if i >= end or line[i] != 46:
+                return at
+            i += 1
+    return i
+
+
+cdef inline bint begins(const char *line, Py_ssize_t at, Py_ssize_t end, const char *word, Py_ssize_t n) noexcept:
+    return end - at >= n and line[at] == word[0] and sentinel_same(line + at, word, n)
+
+
+cdef Matcher MATCHER = Matcher()
+
+cdef struct Tag:
+    char text[128]
+    int32_t length
+    uint8_t service
+    uint8_t postfix
+    uint16_t name_length
+
+
+@cython.final
+cdef class Scanner:
+    """Scans the chunks of one source. Its state between chunks: the last time seen, which gives the next line its year."""
+
+    cdef object clock
+    cdef bint keep_all
+    cdef Matcher matcher
+    # the stamp of the line before, and what it came to
+    cdef char stamp[32]
+    cdef int stamp_length
+    cdef int64_t stamp_time, stamp_seconds
+    cdef int hour_key
+    cdef int64_t hour_start
+    cdef bint has_last
+    cdef int64_t last
+    cdef char host[64]
+    cdef int host_length
+    cdef Tag tags[64]
+    cdef int64_t counts[3]      # lines: event, ignored, unparsed
+
+    def __cinit__(self, clock, *, bint keep_all=False):
+        """``clock``: a ``LogClock``. ``keep_all``: rows also for lines that mean nothing (kinds ``other`` and ``unparsed``)."""
+        self.clock = clock
+        self.keep_all = keep_all
+        self.matcher = MATCHER
+        self.hour_key = -1
+        memset(self.tags, 0, sizeof(self.tags))
+
+    @property
+    def lines(self):
+        """Lines so far, by outcome."""
+        return {"event": self.counts[0], "ignored": self.counts[1], "unparsed": self.counts[2]}
+
+    def snapshot(self):
+        """What the next line's time depends on: seconds of the last line, or None; and the line counts."""
+        return [self.last if self.has_last else None, [self.counts[0], self.counts[1], self.counts[2]]]
+
+    def restore(self, state):
+        last, counts = state
+        self.has_last = last is not None
+        self.last = last or 0
+        self.stamp_length = 0
+        self.hour_key = -1
+        self.counts[0], self.counts[1], self.counts[2] = counts
+
+    def scan(self, chunk):
+        """An ``EventBatch`` of a ``Chunk``'s lines."""
+        cdef EventBatch batch = EventBatch.__new__(EventBatch)
+        cdef bytes data = chunk.data
+        if len(data) >= 1 << 32:
+            raise ValueError("a chunk must be smaller than 4 GiB")
+        batch.chunk = chunk
+        batch.data = data
+        batch.base = data
+        cdef const char *base = batch.base
+        cdef Py_ssize_t n = len(data), at = 0, end
+        cdef const char *newline
+        global SPARE, SPARE_ROOM
+        batch.room = n // 160 + 16
+        if SPARE_ROOM >= batch.room:
+            batch.rows, batch.room = SPARE, SPARE_ROOM
+            SPARE, SPARE_ROOM = NULL, 0
+        else:
+            batch.rows = <Row *> malloc(batch.room * sizeof(Row))
+            if batch.rows == NULL:
+                raise MemoryError
+        while at < n:
+            batch.lines += 1
+            newline = <const char *> memchr(base + at, 10, n - at)
+            end = newline - base if newline != NULL else n
+            self.line(batch, base, at, end)
+            at = end + 1
+        return batch
+
+    cdef int line(self, EventBatch batch, const char *base, Py_ssize_t begin, Py_ssize_t end) except -1:
+        cdef Row *row
+        cdef int kind
+        # A run of NULs before the first line is what copytruncate leaves behind.
+        while begin < end and base[begin] == 0:
+            begin += 1
+        if end > begin and base[end - 1] == 13:
+            end -= 1
+        if begin == end:
+            self.counts[1] += 1
+            return 0
+        row = batch.append()
+        row.line = <uint32_t> begin
+        if end - begin > LINE_LIMIT:
+            row.length = LINE_LIMIT
+            kind = UNPARSED
+        else:
+            row.length = <uint16_t> (end - begin)
+            kind = self.parse(row, base + begin, end - begin)
+        row.kind = kind
+        if kind > OTHER:
+            self.counts[0] += 1
+            return 0
+        if row.time == NO_TIME:
+            self.counts[2] += 1
+        else:
+            self.counts[1] += 1
+        if not self.keep_all:
+            batch.size -= 1
+        return 0
+
+    cdef int parse(self, Row *row, const char *line, Py_ssize_t end) except -1:
+        cdef Py_ssize_t at = 0, i, n, start
+        cdef bint rfc5424 = False
+        cdef Tag *tag
+        cdef const char *hit
+        if line[0] == 60:
+            i = 1
+            while i < end and i < 5 and is_digit(line[i]):
+                i += 1
+            if i > 1 and i < end and line[i] == 62:
+                at = i + 1
+                if begins(line, at, end, b"1 ", 2):
+                    rfc5424 = True
+                    at += 2
+        n = self.stamp_length
+        if n and end - at > n and line[at + n] == 32 and sentinel_same(line + at, self.stamp, n):
+            row.time = self.stamp_time
+            self.last = self.stamp_seconds
+            at += n + 1
+        else:
+            i = self.timestamp(row, line, at, end)
+            if i < 0:
+                row.time = NO_TIME
+                return UNPARSED
+            at = i
+        start = at
+        if end - at > self.host_length and line[at + self.host_length] == 32 and self.host_length and sentinel_same(line + at, self.host, self.host_length):
+            at += self.host_length
+        else:
+            hit = <const char *> memchr(line + at, 32, end - at)
+            if hit == NULL or hit == line + at:
+                return UNPARSED
+            at = hit - line
+            if at - start <= <Py_ssize_t> sizeof(self.host):
+                self.host_length = <int> (at - start)
+                memcpy(self.host, line + start, self.host_length)
+        row.text[HOST].start = <uint16_t> start
+        row.text[HOST].length = <uint16_t> (at - start)
+        at += 1
+        start = at
+        if rfc5424:
+            return self.rfc5424(row, line, at, end)
+        # Most tags have been seen before, and end in "[".
+        hit = <const char *> memchr(line + at, 91, min(end - at, TAG_LIMIT))
+        tag = NULL if hit == NULL else self.known(line + start, hit - line - start)
+        if tag != NULL:
+            at = hit - line
+        else:
+            while at < end and line[at] != 91 and line[at] != 58 and line[at] != 32:
+                at += 1
+            if at >= end or at == start:
+                return UNPARSED
+            tag = self.tag(line + start, at - start)
+        if tag == NULL or not tag.postfix:
+            return UNPARSED
+        if line[at] == 91:
+            at = self.pid(row, line, at + 1, end)
+            if at < 0 or at >= end or line[at] != 93:
+                return UNPARSED
+            at += 1
+        if at < end and line[at] == 58:
+            at += 1
+        if at >= end or line[at] != 32:
+            return UNPARSED
+        return self.message(row, line, at + 1, end, start, tag)
+
+    cdef Py_ssize_t pid(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+        cdef int64_t number = 0
+        cdef Py_ssize_t start = at
+        cdef uint8_t digit
+        end = min(end, at + 18)
+        while at < end:
+            digit = <uint8_t> (line[at] - 48)
+            if digit > 9:
+                break
+            number = number * 10 + digit
+            at += 1
+        if at > start:
+            row.number[PID] = number
+        return at
+
+    cdef int rfc5424(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) except -1:
+        """``APP-NAME PROCID MSGID STRUCTURED-DATA MSG`` (RFC 5424, 6): the app name of rsyslog's template ends at the first slash."""
+        cdef Py_ssize_t start = at
+        cdef Tag *tag
+        while at < end and line[at] != 32:
+            at += 1
+        if at >= end or at == start:
+            return UNPARSED
+        tag = self.tag(line + start, at - start)
+        if tag == NULL or not tag.postfix:
+            return UNPARSED
+        cdef Py_ssize_t i = self.pid(row, line, at + 1, end)
+        while i < end and line[i] != 32:
+            i += 1
+        i += 1
+        while i < end and line[i] != 32:      # MSGID
+            i += 1
+        i += 1
+        if i >= end:
+            return UNPARSED
+        if line[i] == 91:                     # structured data: elements in brackets, values in quotes
+            while i < end and line[i] == 91:
+                i += 1
+                while i < end and line[i] != 93:
+                    if line[i] == 34:
+                        i += 1
+                        while i < end and line[i] != 34:
+                            i += 2 if line[i] == 92 else 1
+                    i += 1
+                i += 1
+        elif line[i] == 45:
+            i += 1
+        else:
+            return UNPARSED
+        if i >= end or line[i] != 32:
+            return UNPARSED
+        while i < end and line[i] == 32:
+            i += 1
+        if i >= end:
+            return UNPARSED
+        return self.message(row, line, i, end, start, tag)
+
+    cdef int message(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end, Py_ssize_t tag_start, Tag *tag) except -1:
+        cdef Py_ssize_t i = at, text = at
+        cdef uint8_t both = 3, alphabet = 0
+        cdef bint queued = False
+        cdef int32_t *order
+        cdef CForm *form
+        cdef Literal *literal
+        row.service = tag.service
+        row.text[SYSLOG_NAME].start = <uint16_t> tag_start
+        row.text[SYSLOG_NAME].length = tag.name_length
+        if begins(line, at, end, b"NOQUEUE: ", 9):
+            queued = True
+            at += 9
+        else:
+            while i < end:
+                both &= CLASS[<uint8_t> line[i]]
+                if both == 0:
+                    break
+                alphabet = both
+                i += 1
+            if i - at >= 6 and i - at <= 24 and i + 1 < end and line[i] == 58 and line[i + 1] == 32 and (
+                    alphabet & 1 or is_long_queue_id(line, at, i)):
+                row.text[QUEUE_ID].start = <uint16_t> at
+                row.text[QUEUE_ID].length = <uint16_t> (i - at)
+                queued = True
+                at = i + 2
+        order = &self.matcher.order[self.matcher.order_start[tag.service]]
+        while order[0] >= 0:
+            form = &self.matcher.forms[order[0]]
+            order += 1
+            if form.queued != queued:
+                continue
+            if form.first >= 0:
+                literal = &self.matcher.literals[form.first]
+                if not self.matcher.starts(literal, line, at, end):
+                    continue
+            if self.matcher.match(form, row, line, at, end):
+                if not row.service:
+                    row.service = form.service
+                    if form.kind == DELIVERY and form.service == S_SMTP:
+                        row.service = self.agent(row, line)
+                return self.finish(row, line, end, form.kind)
+            self.forget(row)
+        if begins(line, text, end, b"warning: ", 9) or begins(line, text, end, b"error: ", 7) or begins(line, text, end, b"fatal: ", 7) \
+                or begins(line, text, end, b"panic: ", 7):
+            i = text
+            while line[i] != 58:
+                i += 1
+            row.text[ACTION].start = <uint16_t> text
+            row.text[ACTION].length = <uint16_t> (i - text)
+            row.text[REPLY].start = <uint16_t> (i + 2)
+            row.text[REPLY].length = <uint16_t> (end - i - 2)
+            return WARNING
+        return OTHER
+
+    cdef uint8_t agent(self, Row *row, const char *line) noexcept:
+        """The delivery agent, from its relay, where the header has lost its name."""
+        cdef Span *relay = &row.text[RELAY_HOST]
+        if row.text[RELAY_IP].start:
+            return S_SMTP
+        if relay.start == 0:
+            return S_ERROR
+        if relay.length == 5 and memcmp(line + relay.start, b"local", 5) == 0:
+            return S_LOCAL
+        if relay.length == 7 and memcmp(line + relay.start, b"virtual", 7) == 0:
+            return S_VIRTUAL
+        return S_PIPE
+
+    cdef void forget(self, Row *row) noexcept:
+        """Undoes what a form has taken that did not match to its end."""
+        cdef int i
+        for i in range(N_TEXT):
+            if i != HOST and i != SYSLOG_NAME and i != QUEUE_ID:
+                row.text[i].start = row.text[i].length = 0
+        for i in range(N_NUMBER):
+            if i != PID:
+                row.number[i] = -1
+        row.delay = -1
+
+    cdef int finish(self, Row *row, const char *line, Py_ssize_t end, int kind) noexcept:
+        """What a form's fields tell beyond themselves."""
+        cdef Span *reply = &row.text[REPLY]
+        cdef Py_ssize_t at, stop, i
+        if kind == DELIVERY and reply.start:
+            # The parenthesis that closes the line is Postfix's; a line cut at 2,000 bytes has lost it.
+            if reply.length and line[reply.start + reply.length - 1] == 41:
+                reply.length -= 1
+            self.remote(row, line, reply.start, reply.start + reply.length)
+        elif kind == AUTH_FAILED:
+            if reply.start and reply.length == 0:
+                reply.start = 0
+        elif kind == REJECTED and not row.text[SASL_USERNAME].start:
+            # smtpd_check.c: "<sender>: Sender address rejected: not owned by user {login}". The login closes the text. Where an address
+            # only pretends to be the sentence, the bracket that closes it follows.
+            at = reply.start
+            stop = at + reply.length
+            i = sentinel_rfind(line, at, stop, b">: Sender address rejected: ", 28)
+            if i >= 0 and begins(line, i + 28, stop, b"not owned by user ", 18) and stop > i + 46 \
+                    and memchr(line + i + 46, 62, stop - i - 46) == NULL:
+                row.text[SASL_USERNAME].start = <uint16_t> (i + 46)
+                row.text[SASL_USERNAME].length = <uint16_t> (stop - i - 46)
+        return kind
+
+    cdef void remote(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+        """The remote host and its code, from a reply text (smtp/smtp_trouble.c): host h[ip] said: ..., refused to talk to me: ..."""
+        cdef Py_ssize_t i = at
+        cdef Row trial
+        if begins(line, i, end, b"delivery temporarily suspended: ", 32):
+            i += 32
+        if begins(line, i, end, b"SASL authentication failed; server ", 35):
+            i += 35
+        elif begins(line, i, end, b"host ", 5):
+            i += 5
+        else:
+            if i == at:
+                code(row, line, at, end)
+            return
+        memset(&trial, 0, sizeof(Row))
+        if not self.matcher.client(&trial, line, &i, end, PEER_HOST, PEER_IP, RELAY_PORT):
+            return
+        row.text[PEER_HOST] = trial.text[PEER_HOST]
+        row.text[PEER_IP] = trial.text[PEER_IP]
+        if begins(line, i, end, b" said: ", 7):
+            code(row, line, i + 7, end)
+        elif begins(line, i, end, b" refused to talk to me: ", 24):
+            code(row, line, i + 24, end)
+
+    cdef inline Tag *place(self, const char *text, Py_ssize_t n) noexcept:
+        return &self.tags[(n * 7 + <uint8_t> text[n - 1] + 3 * <uint8_t> text[n // 2]) & 63]
+
+    cdef inline Tag *known(self, const char *text, Py_ssize_t n) noexcept:
+        if n <= 0 or n > TAG_LIMIT:
+            return NULL
+        cdef Tag *entry = self.place(text, n)
+        return entry if entry.length == n and sentinel_same(entry.text, text, n) else NULL
+
+    cdef Tag *tag(self, const char *text, Py_ssize_t n) except? NULL:
+        """The daemon of a tag: its last element. A small cache, since a log has few tags."""
+        cdef Tag *entry = self.known(text, n)
+        if entry != NULL:
+            return entry
+        if n <= 0 or n > TAG_LIMIT:
+            return NULL
+        entry = self.place(text, n)
+        cdef bytes whole = text[:n], name, service
+        name, _, service = whole.rpartition(b"/")
+        entry.length = <int32_t> n
+        memcpy(entry.text, text, n)
+        entry.service = self.matcher.services.get(service, 0) if name else 0
+        # "postfix" alone: the service name was lost on the way (RFC 5424 templates), or a command that has none.
+        entry.postfix = (entry.service != 0 or service.startswith(b"postfix") or name.startswith(b"postfix")) and not (
+            b":" in whole or b"[" in whole)
+        if name and not entry.service:
+            # A daemon that we don't know must not be read as one that we do.
+            entry.service = self.matcher.services[b"*"]
+        entry.name_length = <uint16_t> (len(name) if name else n)
+        return entry
+
+    cdef Py_ssize_t timestamp(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) except -2:
+        """Sets the row's time; where the next word begins, or -1."""
+        cdef Py_ssize_t i = at, n
+        cdef int month, day, hour, minute, second, key, digits
+        cdef int64_t year, micro = 0, seconds, unit
+        cdef int sign, offset
+        if end - at < 16:
+            return -1
+        if is_digit(line[at]):
+            return self.iso(row, line, at, end)
+        month = month_of(line + at)
+        if month == 0 or line[at + 3] != 32:
+            return -1
+        i = at + 4
+        if line[i] == 32 or (is_digit(line[i]) and is_digit(line[i + 1])):
+            day = two(line + i)
+            i += 2
+        elif is_digit(line[i]):
+            day = line[i] - 48
+            i += 1
+        else:
+            return -1
+        if end - i < 10 or line[i] != 32 or line[i + 3] != 58 or line[i + 6] != 58:
+            return -1
+        hour, minute, second = two(line + i + 1), two(line + i + 4), two(line + i + 7)
+        if day < 1 or day > 31 or hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 60 or line[i + 9] != 32:
+            return -1
+        key = (month * 32 + day) * 24 + hour
+        if key != self.hour_key:
+            found = self.clock.hour(month, day, hour, minute * 60 + second, self.last if self.has_last else None)
+            if found is None:
+                return -1
+            self.hour_start, whole = found
+            self.hour_key = key if whole else -1
+        seconds = self.hour_start + minute * 60 + second
+        self.last = seconds
+        self.has_last = True
+        row.time = seconds * 1000000
+        n = i + 9 - at
+        if self.hour_key >= 0:
+            memcpy(self.stamp, line + at, n)
+            self.stamp_length = <int> n
+            self.stamp_time = row.time
+            self.stamp_seconds = seconds
+        else:
+            self.stamp_length = 0
+        return i + 10
+
+    cdef Py_ssize_t iso(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) except -2:
+        """``2026-11-22T02:04:46[.766066](Z|+01:00|+0100)``; without a zone it is local."""
+        cdef Py_ssize_t i
+        cdef int month, day, hour, minute, second, sign, h, m
+        cdef int64_t year, micro = 0, unit = 100000, seconds
+        if end - at < 20:
+            return -1
+        for i in range(4):
+            if not is_digit(line[at + i]):
+                return -1
+        year = (line[at] - 48) * 1000 + (line[at + 1] - 48) * 100 + (line[at + 2] - 48) * 10 + line[at + 3] - 48
+        month, day, hour = two(line + at + 5), two(line + at + 8), two(line + at + 11)
+        minute, second = two(line + at + 14), two(line + at + 17)
+        if line[at + 4] != 45 or line[at + 7] != 45 or (line[at + 10] != 84 and line[at + 10] != 32) or line[at + 13] != 58 \
+                or line[at + 16] != 58:
+            return -1
+        if month < 1 or month > 12 or day < 1 or day > 31 or hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 60:
+            return -1
+        if year < 1970 or year > 2199 or day > 30 + ((month + month // 8) & 1) - (month == 2):
+            return -1
+        if month == 2 and day == 29 and (year % 4 or (year % 100 == 0 and year % 400)):
+            return -1
+        i = at + 19
+        if i < end and (line[i] == 46 or line[i] == 44):
+            i += 1
+            while i < end and is_digit(line[i]):
+                micro += (line[i] - 48) * unit
+                unit //= 10
+                i += 1
+        if i >= end:
+            return -1
+        if line[i] == 90:
+            seconds = days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
+            i += 1
+        elif line[i] == 43 or line[i] == 45:
+            sign = 1 if line[i] == 43 else -1
+            if end - i < 5:
+                return -1
+            h = two(line + i + 1)
+            if line[i + 3] == 58:
+                if end - i < 6:
+                    return -1
+                m = two(line + i + 4)
+                i += 6
+            else:
+                m = two(line + i + 3)
+                i += 5
+            if h < 0 or m < 0:
+                return -1
+            seconds = days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - sign * (h * 3600 + m * 60)
+        else:
+            found = self.clock.local(year, month, day, hour, minute * 60 + second, self.last if self.has_last else None)
+            if found is None:
+                return -1
+            seconds = <int64_t> found + minute * 60 + second
+        if i >= end or line[i] != 32:
+            return -1
+        self.last = seconds
+        self.has_last = True
+        # The next classic stamp is to be seen from here.
+        self.hour_key = -1
+        self.stamp_length = 0
+        row.time = seconds * 1000000 + micro
+        return i + 1
+
+
+cdef inline bint is_long_queue_id(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """Base 52, with a "z" after at least ten characters (global/mail_queue.h). A short one is hexadecimal in upper case."""
+    return end - at >= 12 and memchr(line + at + 10, 122, end - at - 10) != NULL
+
+
+cdef inline void code(Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    if end - at >= 3 and 50 <= line[at] <= 53 and is_digit(line[at + 1]) and is_digit(line[at + 2]) \
+            and (end - at == 3 or line[at + 3] == 32 or line[at + 3] == 45):
+        row.number[REPLY_CODE] = (line[at] - 48) * 100 + (line[at + 1] - 48) * 10 + line[at + 2] - 48
+
+
+def numbering():
+    """The names that the compiled numbers stand for, for the test that compares them with fields.py."""
+    return {
+        "text": [("queue_id", QUEUE_ID), ("client_ip", CLIENT_IP), ("helo", HELO), ("peer_ip", PEER_IP), ("count", N_TEXT)],
+        "number": [("pid", PID), ("uid", UID), ("count", N_NUMBER)],
+        "kind": [("unparsed", UNPARSED), ("delivery", DELIVERY), ("warning", WARNING), ("count", N_KINDS)],
+        "service": [("smtpd", S_SMTPD), ("qmgr", S_QMGR), ("postsuper", S_POSTSUPER)],
+        "operation": [OP_LITERAL, OP_OPTIONAL, OP_TEXT, OP_INTEGER, OP_DECIMAL, OP_CLIENT, OP_RELAY, OP_CODE, OP_TAIL, OP_END],
+    }

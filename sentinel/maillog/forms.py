@@ -1,0 +1,261 @@
+"""The forms of Postfix's log lines, as a table.
+
+A form is a template in nearly the notation of Postfix's own ``msg_info()`` calls. It is matched against the text after the tag (and
+after the ``queue ID: `` where the form has one) and must match to the end of the line.
+
+``{name}``    a field, up to the first occurrence of what may follow it in the template
+``{name*}``   a field, up to the *last* occurrence of the literal that follows
+``[ ... ]``   optional; the group begins with a literal that decides
+``{client}``  ``name[ip]`` with an optional ``:port``
+``{relay}``   ``host[ip]:port``, ``host[socket]``, or a word
+``{code}``    an optional three-digit reply code and an optional DSN, each followed by a blank
+``{tail}``    the end of every access message, ``; from=<> to=<> proto= helo=<>`` and the login, taken from the right
+``{_}``       text that no field takes
+``{name=a,b}``  the field must be one of these words
+
+A text field after ``<`` honours a quoted local part, which may contain anything. Where the attacker writes the text, the template
+anchors it between literals that he can't reach; what that needs is said beside the form.
+
+Changing a name here means changing ``fields.py``; the numbers of special operations are repeated in ``_scan.pyx``.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sentinel.maillog.fields import KINDS, NUMBER_FIELDS, SERVICES, TEXT_FIELDS
+
+QUEUED = "queue ID"
+"""The form follows ``{queue ID}: ``, or ``NOQUEUE: ``."""
+BARE = "no queue ID"
+
+
+class Form(NamedTuple):
+    services: tuple[str, ...]
+    prefix: str
+    kind: str
+    template: str
+
+
+_ACCESS = (
+    "{action=reject,reject_warning,warn,info,hold,delay,discard,filter,redirect,bcc,permit,hangup,milter-reject,milter-hold,"
+    "milter-discard}: {stage} from {client}: {code}{reply}{tail}"
+)
+_DELIVERY_AGENTS = ("smtp", "lmtp", "local", "virtual", "pipe", "error", "discard", "retry", "cleanup")
+_QMGR = ("qmgr", "oqmgr", "nqmgr")
+
+FORMS = (
+    # smtpd/smtpd.c: connect and disconnect. The statistics follow a blank since 3.0.
+    Form(("smtpd",), BARE, "connect", "connect from {client}"),
+    Form(("smtpd",), BARE, "disconnect", "disconnect from {client}[ {_}]"),
+    # smtpd/smtpd_sasl_glue.c. The client stands first, before anything the attacker wrote; the tried login is all that follows the first
+    # ", sasl_username=" (since 3.5.22, 3.6.12, 3.7.8, 3.8.3, 3.9).
+    Form(
+        ("smtpd",),
+        BARE,
+        "auth_failed",
+        "warning: {client}: SASL {sasl_method} authentication failed:[ {reply}][, sasl_username={sasl_username}]",
+    ),
+    # smtpd/smtpd.c: a queue file is opened, or a proxy filter takes the mail (NOQUEUE).
+    Form(
+        ("smtpd", "qmqpd"),
+        QUEUED,
+        "accepted",
+        "client={client}[, sasl_method={sasl_method}][, sasl_username={sasl_username}][, sasl_sender={_}]"
+        "[, orig_queue_id={linked_queue_id}][, orig_client={_}]",
+    ),
+    # postscreen/postscreen_smtpd.c: commas where smtpd has blanks, no host name. Before smtpd's form, which
+    # would take it where the header has lost the daemon's name.
+    Form(
+        ("postscreen",),
+        QUEUED,
+        "rejected",
+        "{action=reject}: {stage} from {client}: {code}{reply}; from=<{sender}>, to=<{recipient}>, proto={_}, helo=<{helo}>",
+    ),
+    # smtpd/smtpd_check.c log_whatsup() and its kin: reject, reject_warning, hold, discard, filter, redirect, milter-reject ...
+    # The same from cleanup/cleanup_milter.c, without a reply code.
+    Form(("smtpd", "cleanup"), QUEUED, "rejected", _ACCESS),
+    Form(("cleanup",), QUEUED, "message_id", "message-id={message_id}"),
+    Form(("cleanup",), QUEUED, "other", "resent-message-id={_}"),
+    # pickup/pickup.c; orig_id= on mail that postsuper requeued.
+    Form(("pickup",), QUEUED, "picked_up", "uid={uid} from=<{sender*}>[ orig_id={linked_queue_id}]"),
+    # qmgr/qmgr_active.c and qmgr_message.c. Only digits and fixed words follow the sender: the last ">, size=" is the real one.
+    Form(_QMGR, QUEUED, "queued", "from=<{sender*}>, size={size}, nrcpt={nrcpt} (queue active)"),
+    Form(_QMGR, QUEUED, "delivery", "from=<{sender*}>, status={status}, returned to sender"),
+    Form(_QMGR, QUEUED, "removed", "removed"),
+    # global/log_adhoc.c. The remote reply closes the line and may imitate every field: each is taken at its first place.
+    Form(
+        _DELIVERY_AGENTS,
+        QUEUED,
+        "delivery",
+        "to=<{recipient}>[, orig_to=<{orig_to}>], relay={relay}[, conn_use={_}], delay={delay}[, delays={_}][, tls={_}]"
+        "[, dsn={dsn}], status={status} ({reply}",
+    ),
+    # smtp/smtp_connect.c
+    Form(("smtp", "lmtp"), BARE, "connect_failed", "connect to {relay}: {reply}"),
+    # bounce/bounce_notify_service.c and its kin
+    Form(
+        ("bounce", "defer", "trace"),
+        QUEUED,
+        "bounce_notice",
+        "{action=sender non-delivery,sender delay,sender delivery status,"
+        "postmaster non-delivery,postmaster delay,postmaster delivery status}"
+        " notification: {linked_queue_id}",
+    ),
+    # postsuper/postsuper.c: an operator's removal is not a delivery.
+    Form(("postsuper",), QUEUED, "removed", "removed"),
+    Form(("postsuper",), QUEUED, "other", "{action=requeued,placed on hold,released from hold,expired}"),
+)
+
+# What follows are the operations of the compiled matcher. (code, field, literals, last, quoted, jump)
+LITERAL, OPTIONAL, TEXT, INTEGER, DECIMAL, CLIENT, RELAY, CODE, TAIL, END = range(10)
+_TAIL = ("tail", False, ())
+_ONE_WORD = ("stage", "sasl_method")
+_SPECIAL = {"client": CLIENT, "code": CODE, "tail": TAIL}
+
+
+@dataclass(slots=True)
+class Operation:
+    code: int
+    field: int = -1
+    stops: tuple[bytes, ...] = ()
+    """What ends a field; for LITERAL and OPTIONAL the literal itself."""
+    may_end: bool = False
+    """The field may run to the end of the line."""
+    last: bool = False
+    quoted: bool = False
+    word: bool = False
+    """The field holds no blank."""
+    words: tuple[bytes, ...] = ()
+    """Where not empty: all that the field may be."""
+    jump: int = 0
+    """OPTIONAL: where to go on when the literal is not here."""
+
+
+class CompiledForm(NamedTuple):
+    kind: int
+    service: int
+    """What the form itself tells of the service, for headers that have lost it."""
+    queued: bool
+    operations: tuple[Operation, ...]
+
+
+_Token = str | tuple[str, bool, tuple[bytes, ...]] | list["_Token"]
+
+
+def _tokens(template: str) -> list[_Token]:
+    out: list[_Token] = []
+    stack = [out]
+    literal = ""
+
+    def flush() -> None:
+        nonlocal literal
+        if literal:
+            stack[-1].append(literal)
+            literal = ""
+
+    i = 0
+    while i < len(template):
+        c = template[i]
+        if c == "{":
+            flush()
+            close = template.index("}", i)
+            name, _, words = template[i + 1 : close].partition("=")
+            stack[-1].append((name.rstrip("*"), name.endswith("*"), tuple(w.encode() for w in words.split(",") if w)))
+            i = close
+        elif c == "[":
+            flush()
+            group: list[_Token] = []
+            stack[-1].append(group)
+            stack.append(group)
+        elif c == "]":
+            flush()
+            stack.pop()
+        else:
+            literal += c
+        i += 1
+    flush()
+    return out
+
+
+def _followers(rest: list[_Token]) -> tuple[tuple[bytes, ...], bool]:
+    """The literals that may come next, and whether the line may end here."""
+    stops: list[bytes] = []
+    for token in rest:
+        if isinstance(token, str):
+            return (*stops, token.encode()), False
+        if isinstance(token, tuple):
+            return tuple(stops), True
+        head = token[0]
+        if not isinstance(head, str):
+            raise ValueError("an optional group must begin with a literal")
+        stops.append(head.encode())
+    return tuple(stops), True
+
+
+def _emit(tokens: list[_Token], after: list[_Token], out: list[Operation], previous: str = "") -> None:
+    """Operations of tokens; ``after`` is what comes after them, ``previous`` the literal before them."""
+    for i, token in enumerate(tokens):
+        rest = tokens[i + 1 :] + after
+        if isinstance(token, str):
+            out.append(Operation(LITERAL, stops=(token.encode(),)))
+            previous = token
+            continue
+        if isinstance(token, list):
+            head = token[0]
+            assert isinstance(head, str)
+            optional = Operation(OPTIONAL, stops=(head.encode(),))
+            out.append(optional)
+            _emit(token[1:], rest, out, head)
+            optional.jump = len(out)
+            previous = ""
+            continue
+        name, last, words = token
+        stops, may_end = _followers(rest)
+        quoted = previous.endswith("<") and not last
+        if quoted and rest[0] == ">":
+            # An unquoted address (log_address_format = internal) may hold a ">"; what follows the real one tells them apart.
+            after_bracket, may_end = _followers(rest[1:])
+            if not may_end:
+                stops = tuple(b">" + stop for stop in after_bracket)
+        if name in _SPECIAL:
+            out.append(Operation(_SPECIAL[name]))
+        elif name == "relay":
+            out.append(Operation(RELAY, stops=stops))
+        elif name == "delay":
+            out.append(Operation(DECIMAL))
+        elif name in NUMBER_FIELDS:
+            out.append(Operation(INTEGER, field=NUMBER_FIELDS.index(name)))
+        elif rest and rest[0] == _TAIL:
+            # The tail is found from the right and closes the field before it.
+            out.append(Operation(TAIL, field=TEXT_FIELDS.index(name)))
+        else:
+            field = -1 if name == "_" else TEXT_FIELDS.index(name)
+            out.append(
+                Operation(TEXT, field=field, stops=stops, may_end=may_end, last=last, quoted=quoted, words=words, word=name in _ONE_WORD)
+            )
+        if rest and rest[0] == _TAIL:
+            break
+        previous = ""
+
+
+def compile_form(form: Form) -> CompiledForm:
+    """A template to its operations. Raises ValueError for a template or a name that can't be right."""
+    operations: list[Operation] = []
+    _emit(_tokens(form.template), [], operations)
+    operations.append(Operation(END))
+    return CompiledForm(
+        kind=KINDS.index(form.kind),
+        service=SERVICES.index(form.services[0]),
+        queued=form.prefix == QUEUED,
+        operations=tuple(operations),
+    )
+
+
+def compile_forms() -> tuple[list[CompiledForm], dict[int, list[int]]]:
+    """All forms, and for each service the numbers of its forms in the order to try; service 0 (unknown) tries them all."""
+    compiled = [compile_form(form) for form in FORMS]
+    by_service: dict[int, list[int]] = {0: list(range(len(FORMS)))}
+    for number, form in enumerate(FORMS):
+        for service in form.services:
+            by_service.setdefault(SERVICES.index(service), []).append(number)
+    return compiled, by_service

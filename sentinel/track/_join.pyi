@@ -1,0 +1,16 @@
+from collections.abc import Iterable
+from typing import Any
+
+from sentinel.maillog._symbols import Symbols
+
+class Networks:
+    def __init__(self, networks: Iterable[str]) -> None: ...
+    def __contains__(self, text: str) -> bool: ...
+
+class Tracker:
+    open: int
+    evicted: int
+    unattributed: int
+    def __init__(self, symbols: Symbols, networks: Networks, limit: int = 1_000_000) -> None: ...
+    def snapshot(self) -> tuple[list[Any], bytes]: ...
+    def restore(self, head: list[Any], data: bytes) -> None: ...

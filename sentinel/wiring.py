@@ -1,0 +1,99 @@
+"""From a configuration to the objects that it describes: engine, login map, locker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sentinel.detect.engine import Engine
+from sentinel.detect.rules import load_rules
+from sentinel.detect.senders import Logins
+from sentinel.errors import UserError
+from sentinel.zones import zone
+
+if TYPE_CHECKING:
+    from sentinel.config import Config, LoginSettings
+    from sentinel.respond.locks import AccountLocker
+
+
+def engine_of(
+    config: Config,
+    *,
+    rules: Sequence[str] = (),
+    year: int | None = None,
+    timezone: str | None = None,
+    newest: int | None = None,
+) -> Engine:
+    """The engine of a configuration; what is given besides goes before it."""
+    return Engine(
+        load_rules(rules or config.rules or None),
+        networks=config.networks,
+        logins=logins_of(config.logins),
+        timezone=zone(timezone or config.timezone),
+        year=year or config.year,
+        newest=newest,
+    )
+
+
+def locker_of(config: Config | None) -> AccountLocker | None:
+    """What locks accounts, or None where no database is configured."""
+    if config is None or config.database is None:
+        return None
+    from sentinel.respond.locks import AccountLocker
+
+    return AccountLocker.from_settings(config.database)
+
+
+def logins_of(settings: LoginSettings | None) -> Logins:
+    """Who may write as whom. UserError for a map that can't be read."""
+    if settings is None:
+        return Logins()
+    owners: dict[str, set[str]] = {}
+    for sender, login in _from_file(settings.file) if settings.file else _from_database(settings):
+        owners.setdefault(sender, set()).add(login)
+    return Logins(owners)
+
+
+def _from_file(path: str) -> list[tuple[str, str]]:
+    """Lines as in Postfix's ``smtpd_sender_login_maps``: a sender or ``@domain``, then its logins, apart by blanks or commas."""
+    out: list[tuple[str, str]] = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                words = line.partition("#")[0].replace(",", " ").split()
+                if not words:
+                    continue
+                if len(words) < 2:
+                    raise UserError(f"{path}:{number}: a sender needs at least one login after it")
+                out.extend((words[0], login) for login in words[1:])
+    except OSError as error:
+        raise UserError(f"{path}: the login map can't be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: the login map is not text in UTF-8 (byte {error.start})") from None
+    return out
+
+
+def _from_database(settings: LoginSettings) -> list[tuple[str, str]]:
+    import sqlalchemy
+
+    from sentinel.respond.locks import resolve_url
+
+    assert settings.database is not None
+    assert settings.query is not None
+    url = resolve_url(settings.database.get_secret_value(), None, "logins.database")
+    try:
+        engine = sqlalchemy.create_engine(url)
+        with engine.connect() as connection:
+            rows = connection.execute(sqlalchemy.text(settings.query)).all()
+        engine.dispose()
+    except ImportError as error:
+        hint = "install maillog-sentinel[mysql] or [postgresql]"
+        raise UserError(f"logins.database: the driver {error.name} is not installed; {hint}") from None
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        # The driver's words may hold the URL and with it the password; the kind of error says enough.
+        raise UserError(
+            f"logins.database: the query of sender logins failed ({type(error).__name__}); try it with the database's own client"
+        ) from None
+    if rows and len(rows[0]) != 2:
+        raise UserError(f"logins.query must give two columns, sender and login, not {len(rows[0])}")
+    return [(str(sender), str(login)) for sender, login in rows if sender is not None and login is not None]

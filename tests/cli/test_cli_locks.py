@@ -1,0 +1,152 @@
+"""``sentinel locks``, on SQLite."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from commands import Run
+
+
+@pytest.fixture
+def mailboxes(tmp_path: Path) -> Path:
+    path = tmp_path / "mail.db"
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("CREATE TABLE mailbox (username TEXT PRIMARY KEY, active INTEGER NOT NULL)")
+        db.executemany(
+            "INSERT INTO mailbox VALUES (?, ?)",
+            [("info@example.com", 1), ("anna@example.com", 1), ("old@example.com", 0), ("Big@Example.com", 1)],
+        )
+    return path
+
+
+@pytest.fixture
+def active(mailboxes: Path) -> Callable[[], dict[str, int]]:
+    def read() -> dict[str, int]:
+        with closing(sqlite3.connect(mailboxes)) as db:
+            return dict(db.execute("SELECT username, active FROM mailbox"))
+
+    return read
+
+
+@pytest.fixture
+def locks(tmp_path: Path, mailboxes: Path, sentinel: Run) -> Run:
+    state = tmp_path / "state"
+    return lambda *arguments: sentinel("locks", *arguments, "--state", state, "--database", f"sqlite:///{mailboxes}")
+
+
+def journal(locks: Run, *more: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in locks("list", "--format", "jsonl", *more).out.splitlines()]
+
+
+def test_lock_list_unlock(locks: Run, active: Callable[[], dict[str, int]]) -> None:
+    done = locks("lock", "info@example.com", "--why", "called us")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.split()[1:] == ["lock", "done", "info@example.com", "called", "us"]
+    assert active()["info@example.com"] == 0
+    (lock,) = journal(locks)
+    assert [lock[key] for key in ("account", "login", "state", "by", "why")] == [*["info@example.com"] * 2, "done", "hand", "called us"]
+    done = locks("unlock", "Info@Example.com", "--why", "new password")
+    assert done.code == 0
+    assert active() == {"info@example.com": 1, "anna@example.com": 1, "old@example.com": 0, "Big@Example.com": 1}
+    assert locks("list").out == "no locks\n"
+    assert [(row["action"], row["state"]) for row in journal(locks, "--every")] == [("lock", "done"), ("unlock", "done")]
+
+
+def test_other_letters_than_the_table_s_are_another_account(locks: Run, active: Callable[[], dict[str, int]]) -> None:
+    """SQLite and PostgreSQL tell them apart; whose row it would be is not for us to guess."""
+    done = locks("lock", "big@example.com")
+    assert done.code == 1
+    assert "no such account" in done.out
+    assert locks("lock", "Big@Example.com").code == 0
+    assert active()["Big@Example.com"] == 0
+
+
+def test_unlock_leaves_what_was_off_before_off(locks: Run, active: Callable[[], dict[str, int]]) -> None:
+    locks("lock", "old@example.com")
+    locks("unlock", "old@example.com")
+    assert active()["old@example.com"] == 0
+
+
+def test_lock_twice_is_one_lock(locks: Run) -> None:
+    assert [locks("lock", "anna@example.com").code for _ in range(2)] == [0, 0]
+    assert len(journal(locks, "--every")) == 1
+
+
+def test_account_that_is_not_there(locks: Run, active: Callable[[], dict[str, int]]) -> None:
+    before = active()
+    done = locks("lock", "nobody@example.com")
+    assert done.code == 1
+    assert "refused" in done.out
+    assert "no such account in mailbox" in done.out + done.err
+    assert active() == before
+
+
+def test_unlock_what_sentinel_has_not_locked(locks: Run) -> None:
+    locks("lock", "anna@example.com")
+    locks("unlock", "old@example.com").refused("no lock", "old@example.com", "sentinel locks list")
+
+
+def test_protect_and_unprotect(locks: Run) -> None:
+    assert locks("protect", "*@example.com", "--why", "ours").code == 0
+    assert locks("unprotect", "*@example.com").code == 0
+    locks("unprotect", "*@example.com").refused("*@example.com", "none")
+    assert [row["action"] for row in journal(locks, "--every")] == ["protect", "unprotect"]
+
+
+def test_list_shows_what_is_protected(locks: Run) -> None:
+    locks("protect", "*@example.com")
+    assert locks("list").out == "no locks\nprotected: *@example.com\n"
+    assert locks("list", "--format", "jsonl").out == ""
+
+
+def test_lock_by_hand_goes_before_protection(locks: Run, active: Callable[[], dict[str, int]]) -> None:
+    locks("protect", "anna@*")
+    assert locks("lock", "anna@example.com").code == 0
+    assert active()["anna@example.com"] == 0
+
+
+def test_state_and_database_from_a_configuration_file(tmp_path: Path, mailboxes: Path, sentinel: Run) -> None:
+    config = tmp_path / "sentinel.yaml"
+    config.write_text(f"log: /var/log/mail.log\nstate: {tmp_path / 'state'}\ndatabase:\n  url: sqlite:///{mailboxes}\n", encoding="utf-8")
+    assert sentinel("locks", "lock", "anna@example.com", "--config", config).code == 0
+    assert "anna@example.com" in sentinel("locks", "list", "--config", config).out
+    sentinel("locks", "list", "--config", config, "--state", tmp_path).refused("--config", "--state")
+
+
+def test_without_a_database(tmp_path: Path, sentinel: Run) -> None:
+    sentinel("locks", "lock", "anna@example.com", "--state", tmp_path / "state").refused("--database")
+
+
+@pytest.mark.parametrize(
+    ("database", "preset", "words"),
+    [
+        ("sqlite:///{tmp}/gone.db", "generic", ("unable to open",)),
+        ("nonsense", "generic", ("database",)),
+        ("oracle9://x/y", "generic", ("oracle9", "mysql")),
+        ("sqlite:///{tmp}/mail.db", "extmial", ('"extmial"', 'did you mean "extmail"')),
+    ],
+)
+def test_database_that_can_not_be_used(
+    database: str, preset: str, words: tuple[str, ...], tmp_path: Path, mailboxes: Path, sentinel: Run
+) -> None:
+    url = database.format(tmp=tmp_path)
+    done = sentinel("locks", "lock", "anna@example.com", "--state", tmp_path / "state", "--database", url, "--preset", preset)
+    assert done.code in (1, 2)
+    for word in words:
+        assert word in done.out + done.err
+    assert "Traceback" not in done.err
+    assert not (tmp_path / "gone.db").exists()
+
+
+def test_no_state_yet(tmp_path: Path, sentinel: Run) -> None:
+    sentinel("locks", "list", "--state", tmp_path / "none").refused("none", "sentinel run --state")
+    assert not (tmp_path / "none").exists()
+
+
+def test_account_with_sql_in_it_is_only_a_name(locks: Run, active: Callable[[], dict[str, int]]) -> None:
+    before = active()
+    assert locks("lock", "x' OR '1'='1").code == 1
+    assert active() == before

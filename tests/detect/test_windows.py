@@ -1,0 +1,216 @@
+"""What the windows promise beyond the measure: limits, evidence, a clock that is set back, names that differ by case."""
+
+from datetime import UTC, datetime, timedelta
+
+from helpers import make_engine, rules_from
+
+from sentinel.detect.engine import Engine
+
+START = datetime(2026, 10, 24, tzinfo=UTC)
+
+
+def rule(**keys: object) -> str:
+    merged = {
+        "name": "r",
+        "description": "x",
+        "severity": "info",
+        "score": 0,
+        "on": "auth_failed",
+        "by": "client_ip",
+        "measure": "count",
+        "window": "1h",
+        "threshold": 3,
+        **keys,
+    }
+    return "rules:\n  - " + "\n    ".join(f"{key}: {value}" for key, value in merged.items()) + "\n"
+
+
+def failed(second: float, ip: str = "192.0.2.1", login: str = "ann") -> bytes:
+    stamp = (START + timedelta(seconds=second)).isoformat().replace("+00:00", "Z")
+    return f"{stamp} mx postfix/smtpd[1]: warning: unknown[{ip}]: SASL PLAIN authentication failed: no, sasl_username={login}\n".encode()
+
+
+def fired(engine: Engine, *lines: bytes) -> list[tuple[int, float]]:
+    """(line, value) of each detection."""
+    return [(n, one.value) for n, line in enumerate(lines) for one in engine.feed(line).detections]
+
+
+def test_window_is_open_on_the_left(tmp_path):
+    rules = rules_from(tmp_path, rule(window="10s", threshold=2))
+    assert fired(make_engine(rules), failed(0), failed(10)) == []
+    assert fired(make_engine(rules), failed(0), failed(9.999999)) == [(1, 2.0)]
+
+
+def test_episode_release_and_cooldown(tmp_path):
+    rules = rules_from(tmp_path, rule(window="10s", threshold=3, release=2, cooldown="60s"))
+    times = [0, 1, 2, 3, 12.5, 13, 14, 15, 61, 61.5, 62, 63]
+    # Fires at 2; over at 12.5 (one left, at 3); full again at 14 but within the cooldown; then at 62.
+    assert fired(make_engine(rules), *map(failed, times)) == [(2, 3.0), (10, 3.0)]
+
+
+def test_cooldown_is_over_at_its_very_end(tmp_path):
+    rules = rules_from(tmp_path, rule(window="1s", threshold=1, release=1, cooldown="10s"))
+    assert fired(make_engine(rules), *map(failed, (0, 9.999999, 11, 21))) == [(0, 1.0), (2, 1.0), (3, 1.0)]
+
+
+def test_cooldown_that_runs_out_in_a_full_window(tmp_path):
+    rules = rules_from(tmp_path, rule(window="10s", threshold=2, release=2, cooldown="30s"))
+    # The episode is over at 15 (nothing left); from 15 on the window is full again, and at 31 the cooldown is over.
+    assert fired(make_engine(rules), *map(failed, (0, 1, 15, 16, 20, 24, 28, 31, 32))) == [(1, 2.0), (7, 3.0)]
+
+
+def test_late_events_take_their_place(tmp_path):
+    rules = rules_from(tmp_path, rule(window="90s", threshold=3))
+    engine = make_engine(rules)
+    # The second comes late by a minute and is counted at its own time: at 95 it has left the window, at 85 it has not.
+    assert fired(engine, failed(60), failed(0), failed(85)) == [(2, 3.0)]
+    assert fired(make_engine(rules), failed(60), failed(0), failed(95)) == []
+    assert engine.counters()["late"] == 0
+
+
+def test_events_that_are_too_late_are_counted_and_left_out(tmp_path):
+    engine = make_engine(rules_from(tmp_path, rule()))
+    assert fired(engine, failed(61), failed(62), failed(1.5)) == []
+    assert engine.counters()["late"] == 1
+    assert fired(engine, failed(63)) == [(0, 3.0)]
+
+
+def test_clock_set_back(tmp_path):
+    """A thousand late lines in a row are no straggler: the watermark follows, and the windows begin anew."""
+    engine = make_engine(rules_from(tmp_path, rule(threshold=3)))
+    engine.feed(failed(7200) + failed(7200))
+    assert fired(engine, *[failed(0, "192.0.2.9")] * 999) == []
+    assert (engine.counters()["late"], engine.counters()["clock_set_back"]) == (999, 0)
+    assert fired(engine, *[failed(0)] * 3) == [(2, 3.0)]
+    assert (engine.counters()["late"], engine.counters()["clock_set_back"]) == (1000, 1)
+
+
+def test_straggler_in_time_breaks_the_run_of_late_lines(tmp_path):
+    engine = make_engine(rules_from(tmp_path, rule(threshold=3)))
+    engine.feed(failed(7200))
+    for _ in range(3):
+        engine.feed(failed(0) * 999 + failed(7190))
+    assert engine.counters()["clock_set_back"] == 0
+
+
+def test_logins_and_senders_are_folded_but_queue_ids_are_not(tmp_path):
+    engine = make_engine(rules_from(tmp_path, rule(measure="distinct(sasl_username)", threshold=2)))
+    assert fired(engine, failed(0, login="Ann@Example.com"), failed(1, login="ann@example.COM")) == []
+    removed = "2026-10-24T00:00:00Z mx postfix/qmgr[1]: {}: removed\n"
+    by_id = rule(on="removed", by="host", measure="distinct(queue_id)", threshold=2)
+    engine = make_engine(rules_from(tmp_path, by_id, "ids.yaml"))
+    data = (removed.format("4PbC4x469Jz3tBr") + removed.format("4PBC4x469Jz3tBr")).encode()
+    assert [one.value for one in engine.feed(data).detections] == [2.0]
+
+
+def test_subject_is_spelled_as_the_log_spells_it(tmp_path):
+    """One key, whatever the case; a database may tell them apart, so the newest spelling is the one that is named."""
+    engine = make_engine(rules_from(tmp_path, rule(by="sasl_username", threshold=2)))
+    (only,) = engine.feed(failed(0, login="ann@example.com") + failed(1, login="Ann@Example.COM")).detections
+    assert (only.subject, only.value) == ({"sasl_username": "Ann@Example.COM"}, 2.0)
+
+
+def test_key_of_several_fields(tmp_path):
+    rules = rules_from(tmp_path, rule(by="[client_ip, sasl_username]", threshold=2))
+    engine = make_engine(rules)
+    found = [one for line in (failed(0), failed(1, login="bob"), failed(2, "192.0.2.2"), failed(3)) for one in engine.feed(line).detections]
+    assert [(one.subject, one.time) for one in found] == [
+        ({"client_ip": "192.0.2.1", "sasl_username": "ann"}, int(START.timestamp() + 3) * 1_000_000)
+    ]
+
+
+def test_row_without_the_key_is_left_out(tmp_path):
+    engine = make_engine(rules_from(tmp_path, rule(by="sasl_username", threshold=1)))
+    assert engine.feed(failed(0).replace(b", sasl_username=ann", b"")).detections == []
+    assert engine.counters()["window_keys"] == {"r": 0}
+
+
+def test_limit_of_keys(tmp_path):
+    """The key not seen for longest goes, with its count."""
+    rules = rules_from(tmp_path, rule(threshold=2))
+    rules[0].compiled["max_keys"] = 3
+    engine = make_engine(rules)
+    assert fired(engine, *(failed(0, f"192.0.2.{n}") for n in range(4))) == []
+    counters = engine.counters()
+    assert (counters["window_keys"]["r"], counters["evictions"]["window_keys"]) == (3, 1)
+    assert fired(engine, failed(1, "192.0.2.3")) == [(0, 2.0)]
+    assert fired(engine, failed(1, "192.0.2.0")) == []
+    assert engine.counters()["evictions"]["window_keys"] == 2
+
+
+def test_limit_of_events(tmp_path):
+    """The oldest event goes: the measure is too small, never too large."""
+    for measure, expected in (("count", 4.0), ("distinct(sasl_username)", 4.0)):
+        rules = rules_from(tmp_path, rule(measure=measure, threshold=4, window="1d"))
+        rules[0].compiled["max_entries"] = 4
+        engine = make_engine(rules)
+        lines = [failed(n, login=f"login{n}") for n in range(20)]
+        assert fired(engine, *lines) == [(3, expected)]
+        assert engine.counters()["evictions"]["window_events"] == 16
+        rules = rules_from(tmp_path, rule(measure=measure, threshold=5, window="1d"))
+        rules[0].compiled["max_entries"] = 4
+        assert fired(make_engine(rules), *lines) == []
+
+
+def test_keys_that_have_nothing_left_to_say_are_let_go(tmp_path):
+    engine = make_engine(rules_from(tmp_path, rule(window="10s")))
+    for n in range(1000):
+        engine.feed(failed(n, f"2001:db8::{n:x}"))
+    assert engine.counters()["window_keys"]["r"] < 20
+    assert engine.counters()["evictions"]["window_keys"] == 0
+
+
+def test_limit_of_evidence(tmp_path):
+    """Fifty thousand lines in all are kept for crossings that may come; the key that began first loses its own, not its count."""
+    engine = make_engine(rules_from(tmp_path, rule(threshold=2)))
+    for start in range(0, 50_100, 1000):
+        engine.feed(b"".join(failed(0, f"2001:db8::{n:x}") for n in range(start, min(start + 1000, 50_100))))
+    assert engine.counters()["evictions"]["evidence"] == 100
+    (first,) = engine.feed(failed(1, "2001:db8::0")).detections
+    (last,) = engine.feed(failed(1, "2001:db8::c3b0")).detections
+    assert (first.value, len(first.evidence)) == (2.0, 1)
+    assert (last.value, len(last.evidence)) == (2.0, 2)
+
+
+def test_evidence_is_the_last_ten_lines_of_the_window_with_their_places(tmp_path):
+    engine = make_engine(rules_from(tmp_path, rule(threshold=30, window="100s")))
+    lines = [failed(n * 5) for n in range(15)] + [failed(75 + n, login=f"login{n}") for n in range(30)]
+    found = [one for line in lines for one in engine.feed(line + failed(0, "192.0.2.99")).detections]
+    place = {line: sum(len(one) + len(failed(0, "192.0.2.99")) for one in lines[:n]) for n, line in enumerate(lines)}
+    (only,) = found
+    trigger = next(n for n, line in enumerate(lines) if line.decode().rstrip("\n") == only.evidence[-1]["line"])
+    assert [entry["line"] for entry in only.evidence] == [line.decode().rstrip("\n") for line in lines[trigger - 9 : trigger + 1]]
+    assert [entry["offset"] for entry in only.evidence] == [place[line] for line in lines[trigger - 9 : trigger + 1]]
+    assert only.value == 30.0
+
+
+def test_related_names_are_sorted_by_number_and_capped(tmp_path):
+    engine = make_engine(rules_from(tmp_path, rule(by="sasl_username", threshold=30)))
+    lines = [failed(n, f"192.0.2.{n % 15 if n < 28 else 7}") for n in range(30)]
+    (only,) = [one for line in lines for one in engine.feed(line).detections]
+    assert only.related["client_ips"][0] == "192.0.2.7"
+    assert len(only.related["client_ips"]) == 10
+
+
+def test_message_that_waits_for_a_success(tmp_path):
+    rules = rules_from(
+        tmp_path,
+        rule(threshold=2, then="{on: accepted, where: {sasl_username: present}}", subject="[sasl_username, client_ip]"),
+    )
+    accepted = b"2026-10-24T00:10:00Z mx postfix/smtpd[1]: 4A00000001: client=unknown[192.0.2.1], sasl_method=PLAIN, sasl_username=Bob\n"
+    engine = make_engine(rules)
+    assert fired(engine, failed(0), failed(1), failed(2)) == []
+    (only,) = engine.feed(accepted).detections
+    assert only.subject == {"sasl_username": "Bob", "client_ip": "192.0.2.1"}
+    assert only.evidence[-1]["line"] == accepted.decode().rstrip("\n")
+    assert engine.feed(accepted).detections == []
+    stranger = accepted.replace(b"192.0.2.1", b"192.0.2.2")
+    assert engine.feed(stranger).detections == []
+
+
+def test_active_episodes(tmp_path):
+    engine = make_engine(rules_from(tmp_path, rule(threshold=2, window="10s")))
+    engine.feed(failed(0) + failed(1))
+    assert engine.counters()["active"] == {"r": 1}
+    engine.feed(failed(100, "192.0.2.2"))
+    assert engine.counters()["active"] == {"r": 0}

@@ -1,0 +1,301 @@
+"""Oracle of the scan: Postfix's lines by regular expressions. In a stamp a leading zero may be a blank.
+
+One expression a form, written from Postfix's own templates. Atomic groups and possessive quantifiers (``*+``) say "as far as the
+first place where this can end, and no second thoughts", which is what keeps one field from being read out of another. The package
+``regex``, because ``re`` of Python before 3.11.5 gets groups inside possessive quantifiers wrong.
+"""
+
+from datetime import UTC, datetime, timedelta
+
+import regex as re
+
+from sentinel.maillog.fields import SERVICES
+
+_MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_CLOCK = rb"(?P<hour>[ \d]\d):(?P<minute>[ \d]\d):(?P<second>[ \d]\d)"
+_CLASSIC = rb"(?P<month>" + b"|".join(_MONTHS) + rb") (?P<day>[ \d]\d|\d) " + _CLOCK + rb" "
+_ISO = (
+    rb"(?P<year>\d{4})-(?P<imonth>[ \d]\d)-(?P<iday>[ \d]\d)[T ]"
+    + _CLOCK.replace(b"<", b"<i")
+    + rb"(?:[.,](?P<fraction>\d*))?(?P<zone>Z|[+-][ \d]\d:?[ \d]\d|) "
+)
+_STAMP = re.compile(rb"(?P<pri><\d{1,3}>(?P<version>1 )?)?(?:" + _CLASSIC + rb"|" + _ISO + rb")", re.DOTALL)
+_HEADER = re.compile(rb"(?P<host>[^ ]+) (?P<tag>[^ \[:]+)(?:\[(?P<pid>\d{0,18})\])?:? ", re.DOTALL)
+_HEADER_5424 = re.compile(
+    rb"(?P<host>[^ ]+) (?P<tag>[^ \[:]+) (?P<pid>\d{0,18})[^ ]*+ [^ ]*+ "
+    rb'(?:-|(?:\[(?:[^\]"]|"(?:[^"\\]|\\.)*+")*+\])++) ++',
+    re.DOTALL,
+)
+_QUEUE_ID = re.compile(rb"([0-9A-F]{6,24}|(?=.{10}[0-9A-Za-z]*z)[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{12,24}): ", re.DOTALL)
+
+_PORT = rb"(?::(?P<%s>\d+))?+"
+_HOST = rb"(?P<%s>[^ \[]*+)\[(?:(?P<%s>[0-9a-fA-F:.%%]++)(?=\])|[^\]]*+)\]"
+_CLIENT = _HOST % (b"client_name", b"client_ip") + _PORT % b"client_port"
+_RELAY = re.compile(_HOST % (b"relay_host", b"relay_ip") + _PORT % b"relay_port", re.DOTALL)
+_PEER = _HOST % (b"peer_host", b"peer_ip") + rb"(?::\d+)?+"
+_CODE = rb"(?:(?P<reply_code>\d{3}) )?+(?:(?P<dsn>\d{1,3}\.\d{1,3}\.\d{1,3}) )?+"
+_ACTIONS = b"reject|reject_warning|warn|info|hold|delay|discard|filter|redirect|bcc|permit|hangup|milter-reject|milter-hold|milter-discard"
+
+
+def _until(name: bytes, *stops: bytes) -> bytes:
+    """A field up to the first of its stops, or to the end."""
+    return rb"(?P<%s>(?:(?!%s).)*+)" % (name, b"|".join(re.escape(stop) for stop in stops))
+
+
+def _address(name: bytes, *stops: bytes) -> bytes:
+    """The same for what stands in angle brackets: a quoted local part may hold anything."""
+    return rb'(?P<%s>(?:"(?:[^"\\]|\\.)*+")?+(?:(?!%s).)*+)' % (name, b"|".join(re.escape(stop) for stop in stops))
+
+
+_WORD = rb"(?P<%s>(?:(?!%s)[^ ])*+)"
+_AFTER_LOGIN = (b", sasl_sender=", b", orig_queue_id=", b", orig_client=")
+_FORMS = [
+    ("smtpd", False, "connect", rb"connect from " + _CLIENT),
+    ("smtpd", False, "disconnect", rb"disconnect from " + _CLIENT + rb"(?: .*)?"),
+    (
+        "smtpd",
+        False,
+        "auth_failed",
+        rb"warning: " + _CLIENT + rb": SASL " + _WORD % (b"sasl_method", b" ") + rb" authentication failed:"
+        rb"(?: " + _until(b"reply", b", sasl_username=") + rb")?+(?:, sasl_username=(?P<sasl_username>.*))?+",
+    ),
+    (
+        "smtpd qmqpd",
+        True,
+        "accepted",
+        rb"client=" + _CLIENT + rb"(?:, sasl_method=" + _WORD % (b"sasl_method", b", ") + rb")?+"
+        rb"(?:, sasl_username=" + _until(b"sasl_username", *_AFTER_LOGIN) + rb")?+"
+        rb"(?:, sasl_sender=" + _until(b"_1", *_AFTER_LOGIN[1:]) + rb")?+"
+        rb"(?:, orig_queue_id=" + _until(b"linked_queue_id", *_AFTER_LOGIN[2:]) + rb")?+(?:, orig_client=.*)?+",
+    ),
+    # Before smtpd's: its tail has commas, and smtpd's would take all of it for one address where the daemon's name is lost.
+    (
+        "postscreen",
+        True,
+        "rejected",
+        rb"(?P<action>reject): (?P<stage>[^ ]+) from "
+        + _CLIENT
+        + rb": "
+        + _CODE
+        + _until(b"reply", b"; from=<")
+        + rb"; from=<"
+        + _address(b"sender", b">, to=<")
+        + rb">, to=<"
+        + _address(b"recipient", b">, proto=")
+        + rb">, proto="
+        + _until(b"_1", b", helo=<")
+        + rb", helo=<"
+        + _address(b"helo", b">")
+        + rb">",
+    ),
+    (
+        "smtpd cleanup",
+        True,
+        "rejected",
+        rb"(?P<action>" + _ACTIONS + rb"): (?P<stage>[^ ]+) from " + _CLIENT + rb": " + _CODE + rb"(?P<reply>.*)",
+    ),
+    ("cleanup", True, "message_id", rb"message-id=(?P<message_id>.*)"),
+    ("cleanup", True, "other", rb"resent-message-id=.*"),
+    (
+        "pickup",
+        True,
+        "picked_up",
+        rb"uid=(?P<uid>\d{1,18}) from=<(?P<sender>.*)>(?: orig_id=(?P<linked_queue_id>[^>]*))?",
+    ),
+    (
+        "qmgr oqmgr nqmgr",
+        True,
+        "queued",
+        rb"from=<(?P<sender>.*)>, size=(?P<size>\d{1,18}), nrcpt=(?P<nrcpt>\d{1,18}) \(queue active\)",
+    ),
+    (
+        "qmgr oqmgr nqmgr",
+        True,
+        "delivery",
+        rb"from=<(?P<sender>.*)>, status=" + _until(b"status", b", returned to sender", b">, status=") + rb", returned to sender",
+    ),
+    ("qmgr oqmgr nqmgr postsuper", True, "removed", rb"removed"),
+    (
+        "smtp lmtp local virtual pipe error discard retry cleanup",
+        True,
+        "delivery",
+        rb"to=<"
+        + _address(b"recipient", b">, orig_to=<", b">, relay=")
+        + rb">(?:, orig_to=<"
+        + _address(b"orig_to", b">, relay=")
+        + rb">)?+"
+        rb", relay=" + _until(b"relay", b", conn_use=", b", delay=") + rb"(?:, conn_use=" + _until(b"_1", b", delay=") + rb")?+"
+        rb", delay=(?P<delay>\d++(?:\.\d*+)?+)(?:, delays=" + _until(b"_2", b", tls=", b", dsn=", b", status=") + rb")?+"
+        rb"(?:, tls=" + _until(b"_3", b", dsn=", b", status=") + rb")?+(?:, dsn=" + _until(b"dsn", b", status=") + rb")?+"
+        rb", status=" + _until(b"status", b" (") + rb" \((?P<reply>.*)",
+    ),
+    ("smtp lmtp", False, "connect_failed", rb"connect to " + _until(b"relay", b": ") + rb": (?P<reply>.*)"),
+    (
+        "bounce defer trace",
+        True,
+        "bounce_notice",
+        rb"(?P<action>(?:sender|postmaster) (?:non-delivery|delay|delivery status)) notification: (?P<linked_queue_id>.*)",
+    ),
+    ("postsuper", True, "other", rb"(?P<action>requeued|placed on hold|released from hold|expired)"),
+]
+FORMS = [(services.split(), queued, kind, re.compile(pattern, re.DOTALL)) for services, queued, kind, pattern in _FORMS]
+
+# The end of an access message. An item's bracket closes where a blank or the end follows.
+_MAILBOX = rb'(?P<%s>(?:"(?:[^"\\]|\\.)*+(?="))?+(?:[^>]|>(?! |\Z))*+)>'
+_TAIL = re.compile(
+    rb"(?P<items>(?: from=<" + _MAILBOX % b"sender" + rb")?+(?: to=<" + _MAILBOX % b"recipient" + rb")?+(?: proto=[^ ]*+)?+"
+    rb"(?: helo=<(?P<helo>(?:[^> <]|>(?! |\Z))*+)>)?+(?: sasl_username=<(?P<bracketed>(?:[^>]|>(?! |\Z))*+)>)?+)"
+    rb"(?P<login>(?: sasl_method=(?=.)(?P<sasl_method>[^ >]*+))?+(?: sasl_username=(?=[^<])(?P<sasl_username>(?:(?! sasl_sender=)[^>])*+))?+"
+    rb"(?: sasl_sender=(?=.)[^>]*+)?+)",
+    re.DOTALL,
+)
+_TAILS = 32
+_NOT_OWNED = re.compile(rb".*>: Sender address rejected: not owned by user (?P<login>[^>]+)", re.DOTALL)
+_REPLY_CODE = re.compile(rb"([2-5]\d\d)(?=[ -]|\Z)")
+_REMOTE = re.compile(
+    rb"(?:delivery temporarily suspended: )?+(?:SASL authentication failed; server |host )" + _PEER + rb" (?:said|refused to talk to me): ",
+    re.DOTALL,
+)
+_SEVERITY = re.compile(rb"(?P<action>warning|error|fatal|panic): (?P<reply>.*)", re.DOTALL)
+_NUMBERS = ("pid", "client_port", "relay_port", "reply_code", "nrcpt", "size", "uid")
+
+
+def parse(line: bytes, year: int) -> dict | None:
+    """The row of a line (without its newline), times in UTC; None for an empty line. Of an unparsed line only the kind is said."""
+    line = line.lstrip(b"\0")
+    line = line.removesuffix(b"\r")
+    if not line:
+        return None
+    unparsed = {"kind": "unparsed"}
+    stamp = _STAMP.match(line)
+    if len(line) > 65535 or not stamp:
+        return unparsed
+    time = _time(stamp, year)
+    header = (_HEADER_5424 if stamp["version"] else _HEADER).match(line, stamp.end())
+    if time is None or not header or len(header["tag"]) > 128:
+        return unparsed
+    name, _, daemon = header["tag"].rpartition(b"/")
+    ours = bool(name) and daemon.decode("latin-1") in SERVICES[1:-1]
+    if not (ours or daemon.startswith(b"postfix") or name.startswith(b"postfix")):
+        return unparsed
+    found: dict = {"host": header["host"], "pid": header["pid"] or None, "syslog_name": name or header["tag"]}
+    text = line[header.end() :]
+    if stamp["version"] and not text:
+        return unparsed
+    kind, service = _message(text, daemon.decode("utf-8", "replace") if name else None, found)
+    out = {"time": time, "kind": kind}
+    if service is not None:
+        out["service"] = service
+    for key, value in found.items():
+        if value is None or key.startswith("_"):
+            continue
+        if key == "delay":
+            out[key] = float(value)
+        else:
+            out[key] = int(value) if key in _NUMBERS else value.decode("utf-8", "replace")
+    return out
+
+
+def _time(stamp: re.Match, year: int) -> int | None:
+    micro = offset = 0
+    prefix = ""
+    if stamp["year"] is not None:
+        prefix = "i"
+        year, month, day = int(stamp["year"]), int(stamp["imonth"]), int(stamp["iday"])
+        micro = int(((stamp["fraction"] or b"") + b"000000")[:6])
+        if len(stamp["zone"]) > 1:
+            zone = stamp["zone"].replace(b":", b"")
+            offset = int(zone[:1] + b"1") * (int(zone[1:3]) * 3600 + int(zone[3:5]) * 60)
+    else:
+        month, day = _MONTHS.index(stamp["month"]) + 1, int(stamp["day"])
+    hour, minute, second = (int(stamp[prefix + name]) for name in ("hour", "minute", "second"))
+    if hour > 23 or minute > 59 or second > 60:
+        return None
+    try:
+        base = datetime(year, month, day, tzinfo=UTC)
+    except ValueError:
+        return None
+    seconds = (base - _EPOCH) // timedelta(seconds=1) + hour * 3600 + minute * 60 + second - offset
+    return seconds * 1_000_000 + micro
+
+
+def _message(text: bytes, service: str | None, found: dict) -> tuple[str, str | None]:
+    """Fills in the fields; kind and service."""
+    queued = text.startswith(b"NOQUEUE: ")
+    body = text[9:] if queued else text
+    queue_id = _QUEUE_ID.match(text)
+    if queue_id:
+        queued, body = True, text[queue_id.end() :]
+        found["queue_id"] = queue_id[1]
+    for services, of_queue, kind, pattern in FORMS:
+        if of_queue != queued or (service is not None and service not in services):
+            continue
+        match = pattern.fullmatch(body)
+        if not match:
+            continue
+        fields = dict(match.groupdict())
+        fields["client_name"] = fields.get("client_name") or None
+        if "relay" in fields and not _relay(fields):
+            continue
+        if kind == "rejected" and services != ["postscreen"]:
+            _tail(fields)
+        if kind == "delivery" and "reply" in fields:
+            _remote(fields)
+        if kind == "auth_failed" and not fields["reply"]:
+            fields["reply"] = None
+        found.update(fields)
+        if service is None:
+            service = _agent(fields) if kind == "delivery" and "reply" in fields else services[0]
+        return kind, service
+    severity = _SEVERITY.fullmatch(text)
+    if severity:
+        found.update(severity.groupdict())
+        return "warning", service
+    return "other", service
+
+
+def _relay(fields: dict) -> bool:
+    relay = fields.pop("relay")
+    if b"[" in relay:
+        match = _RELAY.fullmatch(relay)
+        if not match:
+            return False
+        fields.update(match.groupdict())
+        fields["relay_host"] = fields["relay_host"] or None
+    elif relay != b"none":
+        fields["relay_host"] = relay
+    return True
+
+
+def _agent(fields: dict) -> str:
+    if fields.get("relay_ip"):
+        return "smtp"
+    host = fields.get("relay_host")
+    if host is None:
+        return "error"
+    return host.decode() if host in (b"local", b"virtual") else "pipe"
+
+
+def _tail(fields: dict) -> None:
+    """Splits the text of an access message at the rightmost ``;`` from which all parses to the end."""
+    text = fields["reply"]
+    places = [i for i in range(len(text)) if text[i : i + 1] == b";"]
+    for place in places[::-1][:_TAILS]:
+        match = _TAIL.fullmatch(text, place + 1)
+        if match and (match["items"] or place + 1 == len(text)):
+            fields.update({name: match[name] for name in ("sender", "recipient", "helo", "sasl_method")})
+            fields["sasl_username"] = match["sasl_username"] if match["bracketed"] is None else match["bracketed"]
+            fields["reply"] = text[:place]
+            break
+    if fields.get("sasl_username") is None:
+        refused = _NOT_OWNED.fullmatch(fields["reply"])
+        fields["sasl_username"] = refused["login"] if refused else None
+
+
+def _remote(fields: dict) -> None:
+    reply = fields["reply"].removesuffix(b")")
+    fields["reply"] = reply
+    remote = _REMOTE.match(reply)
+    code = _REPLY_CODE.match(reply, remote.end() if remote else 0)
+    fields["reply_code"] = code[1] if code else None
