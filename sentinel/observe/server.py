@@ -15,6 +15,7 @@ import io
 import ipaddress
 import json
 import logging
+import select
 import socket
 import threading
 import time
@@ -39,8 +40,8 @@ REQUEST_SECONDS = 5.0
 """Until a request must have come in completely."""
 ANSWER_SECONDS = 10.0
 """Until its answer must have been taken."""
-PATIENCE_SECONDS = 1.0
-"""That a connection may take for its request even when others wait for its place."""
+PATIENCE_SECONDS = 0.3
+"""That a connection may be silent even when others wait for its place."""
 MAX_REQUEST_BYTES = 16 << 10
 MAX_REQUEST_LINE_BYTES = 4 << 10
 DEFAULT_DETECTIONS = 100
@@ -182,17 +183,17 @@ class Server:
             self._leave(connection)
 
     def _make_room(self) -> float:
-        """Sends away the oldest silent connection, if its time has come; the seconds until it is worth another try."""
+        """Sends away the connection that has been silent longest, if there is one; the seconds until it is worth another try."""
+        now = time.monotonic()
         with self._lock:
-            oldest, patience_ends = next(iter(self._waiting.items()), (None, 0.0))
-            if oldest is None:
-                return PATIENCE_SECONDS
-            left = patience_ends - time.monotonic()
-            if left > 0:
-                return left
-            del self._waiting[oldest]
-            _shut(oldest)
-            return PATIENCE_SECONDS
+            for connection, patience_ends in self._waiting.items():
+                if patience_ends > now:
+                    return patience_ends - now
+                if not _has_spoken(connection):
+                    del self._waiting[connection]
+                    _shut(connection)
+                    break
+        return PATIENCE_SECONDS
 
     def _converse(self, connection: socket.socket, address: Any) -> None:
         try:
@@ -450,6 +451,13 @@ def _reason(error: OSError) -> str:
 
 def _is_loopback(address: str) -> bool:
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def _has_spoken(connection: socket.socket) -> bool:
+    """Whether bytes wait to be read: the connection's own thread has yet to get its turn."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _shut(connection: socket.socket, how: int = socket.SHUT_RDWR) -> None:
