@@ -2,19 +2,14 @@
 nearest right word.
 
 :class:`Config` says what may be written; :func:`load_config` reads it from a file, :meth:`Config.from_arguments` builds
-it from the command line. :func:`read_yaml` reads any of the project's small YAML files so that whoever validates the
-content can still say in which line a value stands. It is stricter than YAML 1.1 where that surprises: a key given twice
-is an error, ``12:30`` is not a number of seconds, a date stays a text, and a bare ``no`` where a text belongs is
-pointed at.
+it from the command line.
 """
 
-import difflib
 import ipaddress
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -23,7 +18,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
     SecretStr,
     ValidationError,
     model_validator,
@@ -31,147 +25,16 @@ from pydantic import (
 
 from sentinel.detect.detection import LOCK_AT, MEMORY_SECONDS, OWN_NETWORKS
 from sentinel.errors import UserError
+from sentinel.marked import duration, nearest, read
 from sentinel.zones import parse_zone
 
 DEFAULT_LISTEN = "127.0.0.1:9154"
 DEFAULT_STATE = "/var/lib/sentinel"
-_MAX_YAML_BYTES = 4 << 20
-_MAX_DEPTH = 50
-_TAGS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value")
-_UNITS_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)")
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _M = TypeVar("_M", bound=BaseModel)
 Place = tuple[str | int, ...]
 """Where a value stands in a document: ``("policy", "protected", 0)``."""
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean "…"?``, or all the known words where none is near.
-
-    >>> nearest("polcy", ["policy", "state"])
-    '; did you mean "policy"?'
-    """
-    words = list(known)
-    near = difflib.get_close_matches(word.lower(), words, n=1, cutoff=0.6)
-    return f'; did you mean "{near[0]}"?' if near else f"; known here: {', '.join(words)}"
-
-
-# YAML with line numbers
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A YAML file as plain Python values, and the line of each of them."""
-
-    path: str
-    value: Any
-    lines: Mapping[Place, int] = field(repr=False)
-    """1-based; of a mapping's member it is the line of the key."""
-    problems: tuple[str, ...]
-    """What is wrong with the YAML itself, each with file and line."""
-
-    def where(self, place: Place) -> str:
-        """``file:line`` of a place, or of the nearest place around it."""
-        while place and place not in self.lines:
-            place = place[:-1]
-        return f"{self.path}:{self.lines.get(place, 1)}"
-
-
-def read_yaml(path: str | Path) -> Document:
-    """Reads a file. UserError when it cannot be read or is no YAML; smaller problems are listed in the document."""
-    name = str(path)
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_MAX_YAML_BYTES + 1)
-    except FileNotFoundError:
-        raise UserError(f"{name}: there is no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{name}: this is a directory, a YAML file is needed") from None
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
-    if len(data) > _MAX_YAML_BYTES:
-        raise UserError(f"{name}: larger than {_MAX_YAML_BYTES >> 20} MiB, this is no configuration")
-    return parse_yaml(data, name)
-
-
-def parse_yaml(data: bytes | str, name: str) -> Document:
-    """The same for YAML that is already in memory; ``name`` is what errors call it."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        root = yaml.compose(data, Loader=loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise UserError(f"{name}:{line}: not valid YAML: {error.problem or error.context}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
-    reader = _Reader(name)
-    value = None if root is None else reader.read(root, ())
-    return Document(name, value, reader.lines, tuple(reader.problems))
-
-
-class _Reader:
-    """Composed nodes to values; remembers lines and collects problems."""
-
-    def __init__(self, name: str) -> None:
-        import yaml
-
-        self._yaml = yaml
-        self._scalars = yaml.constructor.SafeConstructor()
-        self.name = name
-        self.lines: dict[Place, int] = {}
-        self.problems: list[str] = []
-
-    def _problem(self, node: Any, text: str) -> None:
-        self.problems.append(f"{self.name}:{node.start_mark.line + 1}: {text}")
-
-    def read(self, node: Any, place: Place) -> Any:
-        self.lines.setdefault(place, node.start_mark.line + 1)
-        if len(place) > _MAX_DEPTH:
-            raise UserError(f"{self.name}:{node.start_mark.line + 1}: nested more than {_MAX_DEPTH} deep, or an alias inside itself")
-        if node.tag.removeprefix("tag:yaml.org,2002:") not in _TAGS:
-            self._problem(node, f"the tag {node.tag} is not supported; write the value without it")
-            return None
-        if isinstance(node, self._yaml.MappingNode):
-            return self._mapping(node, place)
-        if isinstance(node, self._yaml.SequenceNode):
-            return [self.read(child, (*place, index)) for index, child in enumerate(node.value)]
-        return self._scalar(node)
-
-    def _mapping(self, node: Any, place: Place) -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            if not isinstance(key_node, self._yaml.ScalarNode):
-                self._problem(key_node, "a key must be a plain word")
-                continue
-            key = str(key_node.value)
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                self._problem(key_node, "merge keys (<<) are not supported; write the values out")
-            elif key in out:
-                self._problem(
-                    key_node,
-                    f'key "{key}" is given twice (first in line {self.lines[(*place, key)]}); keep one of them',
-                )
-            else:
-                self.lines[(*place, key)] = line
-                out[key] = self.read(value_node, (*place, key))
-        return out
-
-    def _scalar(self, node: Any) -> Any:
-        tag = node.tag.rpartition(":")[2]
-        # 1:30 is 90 to YAML 1.1, and a bare date is an object: both are texts here.
-        if tag == "timestamp" or (tag in ("int", "float") and ":" in node.value):
-            return node.value
-        try:
-            return self._scalars.construct_object(node)
-        except (self._yaml.YAMLError, ValueError) as error:
-            self._problem(node, f"{node.value!r} cannot be read: {str(error).splitlines()[0]}")
-            return None
 
 
 # values
@@ -183,16 +46,9 @@ def parse_duration(value: object) -> float:
     >>> parse_duration("10m"), parse_duration(90)
     (600.0, 90.0)
     """
-    expected = f"{value!r} is not a duration; write a number of seconds or 90s, 10m, 1h, 7d"
-    if isinstance(value, bool):
-        raise ValueError(expected)
-    if isinstance(value, (int, float)):
-        seconds = float(value)
-    else:
-        match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-        if not match or match[2] not in _UNITS_SECONDS:
-            raise ValueError(expected)
-        seconds = float(match[1]) * _UNITS_SECONDS[match[2]]
+    seconds = duration(value)
+    if seconds is None:
+        raise ValueError(f"{value!r} is not a duration; write a number of seconds or 90s, 10m, 1h, 7d")
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"{value!r} is not a duration; it must be longer than 0 seconds")
     return seconds
@@ -249,7 +105,7 @@ Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_one_or_many)]
 Network = Annotated[str, BeforeValidator(_network)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
-Option = Annotated[str | bool | int, PlainValidator(_option, json_schema_input_type=str | bool | int)]
+Option = Annotated[str | bool | int, BeforeValidator(_option)]
 Mode = Literal["observe", "notify", "enforce"]
 
 
@@ -368,19 +224,19 @@ class Config(_Section):
 
 def load_config(path: str | Path) -> Config:
     """Reads and validates a configuration file; one UserError with a line for each mistake."""
-    document = read_yaml(path)
-    problems = list(document.problems)
-    value = document.value
-    if value is None:
-        raise UserError(f"{document.path}:1: the file is empty; it must at least say which log to follow: log: /var/log/mail.log")
-    if not isinstance(value, dict):
-        raise UserError(f"{document.path}:1: must hold keys and values, such as log: /var/log/mail.log")
+    problems: list[str] = []
+    top = read(path, problems)
 
     def where(place: Place) -> str:
         key = _spell(place)
-        return f"{document.where(place)}: {key}" if key else document.where(place)
+        return f"{top.at(place).where}: {key}" if key else top.where
 
-    config = _validate(Config, _drop_empty(value), problems, where)
+    config = None
+    if isinstance(top.value, dict):
+        config = _validate(Config, _drop_empty(top.plain()), problems, where)
+    elif not problems:
+        kind = "is empty" if top.value is None else "holds no keys and values"
+        problems.append(f"{top.where}: the file {kind}; it must at least say which log to follow: log: /var/log/mail.log")
     if problems or config is None:
         raise UserError("\n".join(sorted(problems, key=_line_of)))
     return config

@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sentinel.config import DatabaseSettings, Document, expand_environment, is_identifier, nearest, read_yaml
+from sentinel.config import DatabaseSettings, expand_environment, is_identifier
 from sentinel.detect.detection import account_key
 from sentinel.errors import UserError
+from sentinel.marked import Marked, nearest, read
 from sentinel.resources import resource
 from sentinel.respond.policy import printable
 
@@ -119,44 +120,42 @@ def load_preset(name: str) -> Preset:
 
 
 def _read_preset(path: Path) -> Preset:
-    document = read_yaml(path)
-    problems = list(document.problems)
-    value = document.value
-    if not isinstance(value, dict):
-        raise UserError(f"{document.path}:1: a preset must hold keys and values: {', '.join((*_TEXTS, 'options', *_STATEMENTS))}")
-    options = _read_options(document, problems)
+    problems: list[str] = []
+    top = read(path, problems)
+    keys = top.mapping("a preset")
+    options = _read_options(keys["options"], problems) if "options" in keys else {}
     texts: dict[str, str] = {}
-    for key, given in value.items():
+    for key, item in keys.items():
         if key == "options":
             continue
         if key not in (*_TEXTS, *_STATEMENTS):
-            problems.append(f"{document.where((key,))}: {key}: unknown key{nearest(key, (*_TEXTS, 'options', *_STATEMENTS))}")
-        elif not isinstance(given, str):
-            problems.append(f"{document.where((key,))}: {key}: must be a text")
+            problems.append(f"{item.where}: {key}: unknown key{nearest(key, (*_TEXTS, 'options', *_STATEMENTS))}")
+        elif not isinstance(item.value, str):
+            problems.append(f"{item.where}: {key}: must be a text")
         else:
-            texts[key] = given.strip()
-    for key in ("name", *_STATEMENTS):
-        if key not in value:
-            problems.append(f"{document.path}:1: {key}: is missing")
+            texts[key] = item.value.strip()
+    problems += [f"{top.where}: {key}: is missing" for key in ("name", *_STATEMENTS) if key not in keys]
     for key in _STATEMENTS:
         if key in texts:
-            problems += [f"{document.where((key,))}: {key}: {problem}" for problem in _statement_problems(key, texts[key], options)]
+            problems += [f"{keys[key].where}: {key}: {problem}" for problem in _statement_problems(key, texts[key], options)]
     if problems:
         raise UserError("\n".join(problems))
     return Preset(options=options, **{"description": "", **texts})
 
 
-def _read_options(document: Document, problems: list[str]) -> dict[str, PresetOption]:
-    given = document.value.get("options") or {}
+def _read_options(given: Marked, problems: list[str]) -> dict[str, PresetOption]:
     out: dict[str, PresetOption] = {}
-    if not isinstance(given, dict):
-        problems.append(f"{document.where(('options',))}: options: must hold keys and values")
+    if given.value is None:
         return out
-    for name, option in given.items():
-        where = f"{document.where(('options', name))}: options.{name}"
-        if not isinstance(option, dict):
+    if not isinstance(given.value, dict):
+        problems.append(f"{given.where}: options: must hold keys and values")
+        return out
+    for name, item in given.value.items():
+        where = f"{item.where}: options.{name}"
+        if not isinstance(item.value, dict):
             problems.append(f"{where}: must hold keys and values")
             continue
+        option = item.plain()
         problems += [f"{where}.{key}: unknown key{nearest(key, _OPTION_KEYS)}" for key in option if key not in _OPTION_KEYS]
         kind, default = option.get("kind"), option.get("default")
         if kind not in ("identifier", "value"):

@@ -78,7 +78,7 @@ def test_check_names_file_line_and_the_nearest_word(
 
 def test_file_that_is_not_there_is_bad_input_and_no_bad_rule(tmp_path: Path, sentinel: Run) -> None:
     for command in ("check", "test"):
-        sentinel("rules", command, tmp_path / "none.yaml").refused("none.yaml", "No such file")
+        sentinel("rules", command, tmp_path / "none.yaml").refused("none.yaml", "there is no such file")
 
 
 def test_test_that_fails(rules: Path, sentinel: Run) -> None:

@@ -158,7 +158,7 @@ def test_file_that_is_none(tmp_path, name):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.yaml.*No such file"):
+    with pytest.raises(UserError, match=r"nowhere\.yaml.*there is no such file"):
         load_rules(tmp_path / "nowhere.yaml")
 
 

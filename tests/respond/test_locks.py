@@ -402,6 +402,8 @@ def test_preset_mistakes_are_all_named_with_their_lines(tmp_path: Path) -> None:
         "  other: {knid: value}\n"
         "lock: UPDATE mailbox SET active = 0\n"
         "unlock: UPDATE mailbox SET active = :acount WHERE username = :account\n"
+        "name: worse\n"
+        "notes: 5\n"
     )
     with pytest.raises(UserError) as caught:
         load_preset(str(path))
@@ -413,9 +415,14 @@ def test_preset_mistakes_are_all_named_with_their_lines(tmp_path: Path) -> None:
         'bad:6: options.other.knid: unknown key; did you mean "kind"?',
         "bad:7: lock: must bind the account as :account",
         'bad:8: unlock: :acount is not known here; did you mean "account"?',
+        'bad:9: key "name" is given twice (first in line 1); keep one of them',
+        "bad:10: notes: must be a text",
         "bad:1: verify: is missing",
     ):
         assert expected in lines
+    path.write_text("")
+    with pytest.raises(UserError, match=r"bad\.yaml:1: a preset must be a mapping \(key: value\), not empty"):
+        load_preset(str(path))
 
 
 def test_gate_refuses_then_lets_through(mysql: Any, gate: Callable[[Any], Any]) -> None:
