@@ -13,6 +13,7 @@ too small, never too large), evidence lines in all (the key that began first goe
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
@@ -43,6 +44,11 @@ cdef enum:
     F_SIZE
     F_NRCPT
     F_REPLY_CODE
+
+# What of a message is kept beside its line: what "related" is drawn from.
+cdef enum:
+    N_BESIDE = 4
+cdef int32_t[4] BESIDE = [CLIENT_IP, SENDER, F_RECIPIENT_DOMAIN, QUEUE_ID]
 
 cdef enum:
     C_PRESENT, C_LIKE, C_MASK, C_RANGE
@@ -205,6 +211,67 @@ cdef class IntMap:
                 i = j
         self.slots[i].key = EMPTY
         self.size -= 1
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(1024)
+cdef class Kept:
+    """A line that counts towards a crossing that may come. Many are kept and few are ever told, so each is two objects and not ten."""
+
+    cdef int64_t time, offset
+    cdef str source
+    cdef bytes provider
+    cdef bytes texts            # the line, then what is kept beside it, one after another
+    cdef int32_t line_length
+    cdef int32_t lengths[4]     # negative: absent
+
+    cdef list told(self):
+        """``[time, source, offset, line, client_ip, sender, recipient_domain, queue_id, provider]``; the texts are bytes or None."""
+        cdef list out = [self.time, self.source, self.offset, self.texts[:self.line_length]]
+        cdef int32_t at = self.line_length, i
+        for i in range(N_BESIDE):
+            out.append(None if self.lengths[i] < 0 else self.texts[at:at + self.lengths[i]])
+            at += max(0, self.lengths[i])
+        out.append(self.provider)
+        return out
+
+    @staticmethod
+    cdef Kept of(list told):
+        """The inverse of ``told``."""
+        cdef Kept kept = Kept.__new__(Kept)
+        cdef list texts = told[3:4 + N_BESIDE]
+        cdef int32_t i
+        kept.time, kept.source, kept.offset, kept.provider = told[0], told[1], told[2], told[4 + N_BESIDE]
+        kept.texts = b"".join([text or b"" for text in texts])
+        kept.line_length = len(texts[0])
+        for i in range(N_BESIDE):
+            kept.lengths[i] = -1 if texts[i + 1] is None else len(texts[i + 1])
+        return kept
+
+
+# What a token of a reply is made of; 0 stands between tokens.
+cdef enum:
+    DIGIT = 1
+    LOWER = 2
+    UPPER = 4
+    AT = 8
+    JOINT = 16
+
+cdef uint8_t SIGNS[256]
+
+cdef void fill_signs() noexcept:
+    cdef int c
+    memset(SIGNS, 0, 256)
+    for c in range(48, 58):
+        SIGNS[c] = DIGIT
+    for c in range(97, 123):
+        SIGNS[c] = LOWER
+        SIGNS[c - 32] = UPPER
+    SIGNS[64] = AT
+    SIGNS[46] = SIGNS[95] = JOINT
+
+fill_signs()
 
 
 cdef inline char lower(char c) noexcept:
@@ -564,11 +631,11 @@ cdef class Windows:
 
     cdef int reply_class(self, Row *row, const char *line) except -1:
         """The number of the class of a refusal; 0 for what isn't one. A shape of reply is classified once."""
-        cdef Py_ssize_t i, n, start, digits, length, mixed, dots
+        cdef Py_ssize_t i, n, start, digits, length, mixed, joints
         cdef const char *p
         cdef char *to
-        cdef char *token
-        cdef bint address
+        cdef char *before = NULL     # the token before a hyphen, if it may be part of an identifier
+        cdef uint8_t sign, all_signs, last_sign
         if self.row_class >= 0:
             return self.row_class
         self.row_class = 0
@@ -584,47 +651,45 @@ cdef class Windows:
         to = self.scratch
         i = 0
         while i < n:
-            if p[i] == 60:
-                # What stands in angle brackets is an address or an identifier of this one message.
-                start = i
-                while i < n and p[i] != 62:
-                    i += 1
-                to[0], to[1] = 60, 62
-                to += 2
+            sign = SIGNS[<uint8_t> p[i]]
+            if sign == 0:
+                to[0] = p[i]
+                to += 1
+                if p[i] == 60:
+                    # What stands in angle brackets is an address or an identifier of this one message.
+                    while i < n and p[i] != 62:
+                        i += 1
+                    to[0] = 62
+                    to += 1
+                if i >= n or p[i] != 45 or i == 0 or p[i - 1] == 45:
+                    before = NULL
                 i += 1
                 continue
             start = i
-            while i < n and (48 <= p[i] <= 57 or 65 <= p[i] <= 90 or 97 <= p[i] <= 122 or p[i] == 46 or p[i] == 64 or p[i] == 95):
+            digits = mixed = joints = 0
+            all_signs = last_sign = 0
+            while sign:
+                all_signs |= sign
+                digits += sign == DIGIT
+                joints += sign == JOINT
+                mixed += sign == UPPER and last_sign == LOWER
+                last_sign = sign
                 i += 1
-            if i == start:
-                to[0] = p[i]
-                to += 1
-                i += 1
-                continue
-            digits = 0
-            mixed = 0
-            dots = 0
-            address = False
-            token = to
+                sign = SIGNS[<uint8_t> p[i]] if i < n else 0
             length = i - start
-            while start < i:
-                if 48 <= p[start] <= 57:
-                    digits += 1
-                elif p[start] == 64:
-                    address = True
-                elif p[start] == 46 or p[start] == 95:
-                    dots += 1
-                elif p[start] <= 90 and i - start < length and p[start - 1] >= 97:
-                    mixed += 1
-                to[0] = p[start]
-                to += 1
-                start += 1
             # Addresses, times and identifiers become one sign; codes and list names, which decide, have fewer digits.
-            if digits > 6 or address or (dots == 0 and (length >= 10 and mixed > 1 or length >= 12 and digits)) or (
-                    dots and length >= 14 and digits > 1):
-                to = token
+            if digits > 6 or all_signs & AT or (joints == 0 and (length >= 10 and mixed > 1 or length >= 12 and digits)) or (
+                    joints and length >= 14 and digits > 1):
+                # So does what such an identifier begins with: Google's "d9443c01a7336-22902a1b3c4d5e6f".
+                if before != NULL:
+                    to = before
                 to[0] = 35
                 to += 1
+                before = NULL
+            else:
+                memcpy(to, p + start, length)
+                before = to if length >= 8 or all_signs == DIGIT | LOWER else NULL
+                to += length
         cdef bytes shape = self.scratch[:to - self.scratch]
         found = self.class_memo.get(shape)
         if found is None:
@@ -856,7 +921,7 @@ cdef class Windows:
             self.now,
             value,
             [self.subject(row, self.batch.base + row.line, rule.subject[k]) for k in range(rule.n_subject)],
-            [e for e in lines if e[0] > since],
+            [(<Kept> kept).told() for kept in lines if (<Kept> kept).time > since],
         )
         return 0
 
@@ -864,25 +929,13 @@ cdef class Windows:
         """Keeps a line that counts towards a crossing that may come; the latest 64 of a key."""
         cdef tuple name = (r, key.symbol)
         cdef list lines = self.evidence.get(name)
-        cdef int64_t provider
         key.warm = 1
         if lines is None:
             lines = self.evidence[name] = []
-        elif self.rules[r].then and len(lines) >= KEPT and row.time < <int64_t> lines[0][0] + (self.rules[r].window >> 3) and not last:
+        elif self.rules[r].then and len(lines) >= KEPT and row.time < (<Kept> lines[0]).time + (self.rules[r].window >> 3) and not last:
             # What waits for another event may wait long, under a storm: enough is kept, and renewed as time goes on.
             return 0
-        provider = self.host_provider(row, line)
-        lines.append((
-            row.time,
-            self.batch.chunk.source,
-            self.batch.chunk.start + row.line,
-            line[:min(<Py_ssize_t> row.length, EVIDENCE_BYTES)],
-            self.copy(row, line, CLIENT_IP),
-            self.copy(row, line, SENDER),
-            self.copy(row, line, F_RECIPIENT_DOMAIN),
-            self.copy(row, line, QUEUE_ID),
-            self.provider_texts[provider >> 8] if provider >= 0 else None,
-        ))
+        lines.append(self.kept(row, line))
         self.evidence_size += 1
         if len(lines) > KEPT:
             del lines[0]
@@ -892,6 +945,34 @@ cdef class Windows:
             self.evidence_size -= len(self.evidence.pop(first))
             self.evidence_evicted += 1
         return 0
+
+    cdef Kept kept(self, Row *row, const char *line):
+        cdef Kept kept = Kept.__new__(Kept)
+        cdef const char *p[4]
+        cdef Py_ssize_t n[4]
+        cdef Py_ssize_t size = min(<Py_ssize_t> row.length, EVIDENCE_BYTES)
+        cdef int64_t provider = self.host_provider(row, line)
+        cdef int32_t i
+        cdef char *to
+        kept.time = row.time
+        kept.source = self.batch.chunk.source
+        kept.offset = self.batch.chunk.start + row.line
+        kept.provider = self.provider_texts[provider >> 8] if provider >= 0 else None
+        kept.line_length = <int32_t> size
+        for i in range(N_BESIDE):
+            kept.lengths[i] = -1
+            if self.text(row, line, BESIDE[i], &p[i], &n[i]):
+                kept.lengths[i] = <int32_t> n[i]
+                size += n[i]
+        kept.texts = PyBytes_FromStringAndSize(NULL, size)
+        to = kept.texts
+        memcpy(to, line, kept.line_length)
+        to += kept.line_length
+        for i in range(N_BESIDE):
+            if kept.lengths[i] > 0:
+                memcpy(to, p[i], n[i])
+                to += n[i]
+        return kept
 
     cdef bytes subject(self, Row *row, const char *line, int32_t field):
         """As the log spells it: keys do not tell letter case apart, but the database that an account is locked in may."""
@@ -1185,7 +1266,7 @@ cdef class Windows:
                     parts.append((<char *> &entry)[:sizeof(Entry)])
                 slot = key.newer
         kept = [
-            [r, s, [[e[0], e[1], e[2], *[None if x is None else x.decode("latin-1") for x in e[3:]]] for e in lines]]
+            [r, s, [[x.decode("latin-1") if isinstance(x, bytes) else x for x in (<Kept> kept).told()] for kept in lines]]
             for (r, s), lines in self.evidence.items()
         ]
         events = [[k, s, self.events[k][s]] for k in range(N_KINDS) for s in range(N_SERVICES) if self.events[k][s]]
@@ -1238,7 +1319,7 @@ cdef class Windows:
         for i_, name, n_ in replies:
             self.replies[<int> i_][<int> self.known_providers.get(name.encode(), 0)] += <int64_t> n_
         self.evidence = {
-            (r_, s_): [(e[0], e[1], e[2], *[None if x is None else x.encode("latin-1") for x in e[3:]]) for e in lines]
+            (r_, s_): [Kept.of([*e[:3], *[None if x is None else x.encode("latin-1") for x in e[3:]]]) for e in lines]
             for r_, s_, lines in kept
         }
         self.evidence_size = sum(len(lines) for lines in self.evidence.values())

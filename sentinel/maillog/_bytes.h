@@ -6,6 +6,7 @@
  */
 #ifndef SENTINEL_BYTES_H
 #define SENTINEL_BYTES_H
+/* memrchr: glibc, musl and the BSDs have it. Python.h, which comes first, asks for it. */
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -75,6 +76,15 @@ static inline int sentinel_same(const char *a, const char *b, size_t n) {
         memcpy(&y, b + n - 8, 8);
         return x == y;
     }
+    if (n >= 4) {
+        uint32_t v, w;
+        memcpy(&v, a, 4);
+        memcpy(&w, b, 4);
+        if (v != w) return 0;
+        memcpy(&v, a + n - 4, 4);
+        memcpy(&w, b + n - 4, 4);
+        return v == w;
+    }
     for (size_t i = 0; i < n; i++)
         if (a[i] != b[i]) return 0;
     return 1;
@@ -93,8 +103,12 @@ static inline ptrdiff_t sentinel_find(const char *text, ptrdiff_t from, ptrdiff_
 
 /* Place of the last occurrence of a literal in text[from, end), or -1. */
 static inline ptrdiff_t sentinel_rfind(const char *text, ptrdiff_t from, ptrdiff_t end, const char *literal, ptrdiff_t n) {
-    for (ptrdiff_t i = end - n; i >= from; i--)
-        if (text[i] == literal[0] && sentinel_same(text + i, literal, (size_t)n)) return i;
+    while (end - from >= n) {
+        const char *hit = (const char *)memrchr(text + from, literal[0], (size_t)(end - from - n + 1));
+        if (!hit) return -1;
+        if (sentinel_same(hit, literal, (size_t)n)) return hit - text;
+        end = hit - text + n - 1;
+    }
     return -1;
 }
 #endif

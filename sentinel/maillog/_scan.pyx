@@ -8,11 +8,11 @@ Limits: a line of more than 65,535 bytes is counted as unparsed and passed over.
 """
 
 cimport cython
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from sentinel.maillog._symbols cimport ABSENT, sentinel_find, sentinel_rfind, sentinel_same
+from sentinel.maillog._symbols cimport ABSENT, sentinel_find, sentinel_rfind, sentinel_same, sentinel_short_hash
 
 from sentinel.maillog import fields as _fields, forms as _forms
 from sentinel.maillog.chunk import Chunk
@@ -20,6 +20,8 @@ from sentinel.maillog.chunk import Chunk
 cdef enum:
     LINE_LIMIT = 65535
     TAG_LIMIT = 128
+    TAGS = 128
+    TAG_PROBES = 4
     # Candidates for the beginning of an access message's tail, from the right. More than a few exist only in hostile lines.
     TAIL_CANDIDATES = 32
 
@@ -665,11 +667,11 @@ cdef inline bint begins(const char *line, Py_ssize_t at, Py_ssize_t end, const c
 cdef Matcher MATCHER = Matcher()
 
 cdef struct Tag:
-    char text[128]
     int32_t length
+    uint16_t name_length
     uint8_t service
     uint8_t postfix
-    uint16_t name_length
+    char text[128]
 
 
 @cython.final
@@ -689,7 +691,8 @@ cdef class Scanner:
     cdef int64_t last
     cdef char host[64]
     cdef int host_length
-    cdef Tag tags[64]
+    cdef Tag tags[TAGS]
+    cdef Tag *free_tag
     cdef int64_t counts[3]      # lines: event, ignored, unparsed
 
     def __cinit__(self, clock, *, bint keep_all=False):
@@ -1027,14 +1030,23 @@ cdef class Scanner:
         elif begins(line, i, end, b" refused to talk to me: ", 24):
             code(row, line, i + 24, end)
 
-    cdef inline Tag *place(self, const char *text, Py_ssize_t n) noexcept:
-        return &self.tags[(n * 7 + <uint8_t> text[n - 1] + 3 * <uint8_t> text[n // 2]) & 63]
-
     cdef inline Tag *known(self, const char *text, Py_ssize_t n) noexcept:
+        """What is known of a tag, or NULL; ``free_tag`` is then where it may go."""
         if n <= 0 or n > TAG_LIMIT:
             return NULL
-        cdef Tag *entry = self.place(text, n)
-        return entry if entry.length == n and sentinel_same(entry.text, text, n) else NULL
+        cdef uint64_t home = sentinel_short_hash(text + n - min(n, 24), min(n, 24), n)
+        cdef Tag *entry
+        cdef int i
+        for i in range(TAG_PROBES):
+            entry = &self.tags[(home + i) & (TAGS - 1)]
+            if entry.length == n and sentinel_same(entry.text, text, n):
+                return entry
+            if entry.length == 0:
+                break
+        else:
+            entry = &self.tags[home & (TAGS - 1)]
+        self.free_tag = entry
+        return NULL
 
     cdef Tag *tag(self, const char *text, Py_ssize_t n) except? NULL:
         """The daemon of a tag: its last element. A small cache, since a log has few tags."""
@@ -1043,7 +1055,7 @@ cdef class Scanner:
             return entry
         if n <= 0 or n > TAG_LIMIT:
             return NULL
-        entry = self.place(text, n)
+        entry = self.free_tag
         cdef bytes whole = text[:n], name, service
         name, _, service = whole.rpartition(b"/")
         entry.length = <int32_t> n

@@ -3,7 +3,8 @@
 One thread accepts; each connection is one request in a thread of its own, and then closed. Everything is bounded: the
 connections at a time, the seconds and bytes until a request is complete, the seconds until its answer is taken. When
 all connections are in use, the one that has been silent longest makes room once it has had its time to speak, so
-clients that connect and say nothing keep nobody out, and many at once only wait for each other. Handlers read the latest snapshot and the state database, never the engine.
+clients that connect and say nothing keep nobody out, and many at once only wait for each other. Handlers read the
+latest snapshot and the state database, never the engine.
 
 On a loopback address only requests that ask for this host by address or as localhost are answered: otherwise any web
 page that an admin visits could read the endpoints through a host name that resolves to 127.0.0.1.

@@ -19,7 +19,7 @@ from sentinel.source.limits import MAX_LINE_BYTES
 
 CHUNK_BYTES = 4 << 20
 
-_PEEK_BYTES = 8192
+_PEEK_BYTES = 1024
 _BLOCK_BYTES = 1 << 18
 """What is read from a pipe or an archive at once."""
 _UNPACK_BYTES = 1 << 18
@@ -88,7 +88,10 @@ class LogReader:
                         start = self.bytes_read = end
                         continue
                     data = self._pread(end - start, start)
-            yield from self._without_overlong(data, start)
+            if len(data) <= MAX_LINE_BYTES:
+                yield Chunk(data, self.path, self._file_id, start, start + len(data))
+            else:
+                yield from self._without_overlong(data, start)
             start += len(data)
             self.bytes_read = start
 

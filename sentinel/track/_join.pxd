@@ -26,8 +26,9 @@ cdef struct Message:
     char queue_id[24]
 
 cdef struct Network:
-    uint8_t address[16]     # IPv4 as ::ffff:a.b.c.d
-    int32_t bits
+    # In the order of the network, IPv4 as ::ffff:a.b.c.d.
+    uint64_t high, low
+    uint64_t high_mask, low_mask
 
 @cython.final
 cdef class Networks:

@@ -32,6 +32,9 @@ cdef extern from "arpa/inet.h" nogil:
 cdef extern from "sys/socket.h" nogil:
     enum: AF_INET6
 
+cdef uint64_t V4_MAPPED = 0xFFFF
+WORD = (1 << 64) - 1
+
 FORMAT = 1
 
 
@@ -41,17 +44,18 @@ cdef class Networks:
     def __cinit__(self, networks):
         cdef list parsed = [ipaddress.ip_network(text, strict=False) for text in networks]
         cdef Py_ssize_t i
-        cdef bytes packed
+        cdef object address, mask
         self.size = len(parsed)
         self.items = <Network *> malloc(max(1, self.size) * sizeof(Network))
         if self.items == NULL:
             raise MemoryError
         for i, network in enumerate(parsed):
-            packed = network.network_address.packed
+            address, mask = int(network.network_address), int(network.netmask)
             if network.version == 4:
-                packed = bytes(10) + b"\xff\xff" + packed
-            memcpy(self.items[i].address, <const char *> packed, 16)
-            self.items[i].bits = network.prefixlen + (96 if network.version == 4 else 0)
+                address += V4_MAPPED << 32
+                mask += ((1 << 96) - 1) << 32
+            self.items[i].high, self.items[i].low = address >> 64, address & WORD
+            self.items[i].high_mask, self.items[i].low_mask = mask >> 64, mask & WORD
 
     def __dealloc__(self):
         free(self.items)
@@ -59,16 +63,16 @@ cdef class Networks:
     cdef bint holds(self, const char *text, Py_ssize_t n) noexcept:
         cdef uint8_t address[16]
         cdef char copy[64]
+        cdef uint64_t high = 0, low = V4_MAPPED
         cdef Py_ssize_t i
+        cdef int32_t k
         cdef int part = 0, value = 0, digits = 0
-        memset(address, 0, 10)
-        address[10] = address[11] = 0xFF
         for i in range(n + 1):
             if i < n and 48 <= text[i] <= 57 and digits < 3:
                 value = value * 10 + text[i] - 48
                 digits += 1
             elif (i == n or text[i] == 46) and digits and part < 4 and value < 256:
-                address[12 + part] = <uint8_t> value
+                low = low << 8 | <uint64_t> value
                 part += 1
                 value = digits = 0
             else:
@@ -81,13 +85,12 @@ cdef class Networks:
             copy[n] = 0
             if inet_pton(AF_INET6, copy, address) != 1:
                 return False
-        cdef int32_t whole, rest, k
+            low = 0
+            for i in range(8):
+                high = high << 8 | address[i]
+                low = low << 8 | address[i + 8]
         for k in range(self.size):
-            whole = self.items[k].bits >> 3
-            rest = self.items[k].bits & 7
-            if memcmp(address, self.items[k].address, whole) != 0:
-                continue
-            if rest == 0 or (address[whole] ^ self.items[k].address[whole]) >> (8 - rest) == 0:
+            if ((high ^ self.items[k].high) & self.items[k].high_mask | (low ^ self.items[k].low) & self.items[k].low_mask) == 0:
                 return True
         return False
 
