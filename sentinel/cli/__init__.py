@@ -12,7 +12,7 @@ import gc
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
@@ -48,16 +48,7 @@ def _database_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="how they are locked there: generic, extmail, or a file")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="sentinel",
-        description="Finds, in a mail server's log, whose account is being abused, and can stop it.",
-        epilog="sentinel COMMAND --help tells more.",
-    )
-    parser.add_argument("--version", action="store_true", help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
-
-    run = commands.add_parser("run", help="the daemon: follow logs, detect, export metrics, respond")
+def _run_options(run: argparse.ArgumentParser) -> None:
     run.add_argument("--config", metavar="FILE", help="configuration file; the options below then may not be given")
     run.add_argument("--log", action="append", default=[], metavar="PATH", help="a log to follow; may be given several times")
     run.add_argument("--state", metavar="DIR", help="directory of the state database (default: /var/lib/sentinel)")
@@ -68,9 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--rules", action="append", default=[], metavar="PATH", help="rules file or folder instead of the default rules")
     run.add_argument("--from-start", action="store_true", help="read a log without a checkpoint from its beginning, not from its end")
     _log_options(run)
-    run.set_defaults(module="run")
 
-    replay = commands.add_parser("replay", help="the same on finished logs")
+
+def _replay_options(replay: argparse.ArgumentParser) -> None:
     replay.add_argument("files", nargs="+", metavar="FILE", help="logs, also .gz .xz .zst .bz2; - is standard input")
     replay.add_argument("--rules", action="append", default=[], metavar="PATH", help="rules file or folder instead of the default rules")
     replay.add_argument("--format", choices=("table", "jsonl"), default="table", help="default: table")
@@ -79,9 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     replay.add_argument("--config", metavar="FILE", help="take rules, networks and logins from a configuration file")
     _log_options(replay)
-    replay.set_defaults(module="replay")
 
-    parse = commands.add_parser("parse", help="the event table")
+
+def _parse_options(parse: argparse.ArgumentParser) -> None:
     parse.add_argument("files", nargs="+", metavar="FILE", help="logs, also .gz .xz .zst .bz2; - is standard input")
     parse.add_argument("--format", choices=("jsonl", "csv", "parquet"), default="jsonl", help="default: jsonl; parquet needs pyarrow")
     parse.add_argument("--dialect", choices=("auto", "postfix", "sendmail", "exim"), default="auto", help="default: auto")
@@ -89,18 +80,18 @@ def build_parser() -> argparse.ArgumentParser:
     parse.add_argument("--all", action="store_true", help="also lines that mean nothing (other) and that are not mail (unparsed)")
     parse.add_argument("--out", metavar="FILE", help="write there and not to standard output")
     _log_options(parse)
-    parse.set_defaults(module="parse")
 
-    rules = commands.add_parser("rules", help="check rules, run their tests")
-    rules_commands = rules.add_subparsers(dest="rules_command", metavar="check|test", required=True, parser_class=_Parser)
+
+def _rules_options(rules: argparse.ArgumentParser) -> None:
+    commands = rules.add_subparsers(dest="rules_command", metavar="check|test", required=True, parser_class=_Parser)
     for name, text in (("check", "validate rules"), ("test", "run the tests that rules carry")):
-        command = rules_commands.add_parser(name, help=text)
+        command = commands.add_parser(name, help=text)
         command.add_argument("paths", nargs="*", metavar="PATH", help="rules files or folders (default: the product's own)")
-    rules.set_defaults(module="rules")
 
-    locks = commands.add_parser("locks", help="the lock journal, and doing or undoing one by hand")
-    locks_commands = locks.add_subparsers(dest="locks_command", metavar="list|lock|unlock|protect", required=True, parser_class=_Parser)
-    listing = locks_commands.add_parser("list", help="open locks")
+
+def _locks_options(locks: argparse.ArgumentParser) -> None:
+    commands = locks.add_subparsers(dest="locks_command", metavar="list|lock|unlock|protect", required=True, parser_class=_Parser)
+    listing = commands.add_parser("list", help="open locks")
     listing.add_argument("--every", action="store_true", help="the whole journal: also what was undone, refused, simulated")
     listing.add_argument("--format", choices=("table", "jsonl"), default="table")
     _database_options(listing)
@@ -110,17 +101,40 @@ def build_parser() -> argparse.ArgumentParser:
         ("protect", "never lock an account or pattern (*@example.com), whatever it does"),
         ("unprotect", "take a protection back"),
     ):
-        command = locks_commands.add_parser(name, help=text)
+        command = commands.add_parser(name, help=text)
         command.add_argument("account", metavar="ACCOUNT")
         command.add_argument("--why", default="by hand", metavar="TEXT", help="for the journal")
         _database_options(command)
-    locks.set_defaults(module="locks")
 
-    config = commands.add_parser("config", help="check a configuration file")
-    config_commands = config.add_subparsers(dest="config_command", metavar="check", required=True, parser_class=_Parser)
-    check = config_commands.add_parser("check", help="validate a configuration file, its rules and its preset")
+
+def _config_options(config: argparse.ArgumentParser) -> None:
+    commands = config.add_subparsers(dest="config_command", metavar="check", required=True, parser_class=_Parser)
+    check = commands.add_parser("check", help="validate a configuration file, its rules and its preset")
     check.add_argument("file", nargs="?", default="/etc/sentinel/sentinel.yaml", metavar="FILE")
-    config.set_defaults(module="config")
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "run": ("the daemon: follow logs, detect, export metrics, respond", _run_options),
+    "replay": ("the same on finished logs", _replay_options),
+    "parse": ("the event table", _parse_options),
+    "rules": ("check rules, run their tests", _rules_options),
+    "locks": ("the lock journal, and doing or undoing one by hand", _locks_options),
+    "config": ("check a configuration file", _config_options),
+}
+
+
+def build_parser(commands: Iterable[str] = _COMMANDS) -> argparse.ArgumentParser:
+    """The parser of these commands: of all, or only of the one that is asked for, which is quicker."""
+    parser = _Parser(
+        prog="sentinel",
+        description="Finds, in a mail server's log, whose account is being abused, and can stop it.",
+        epilog="sentinel COMMAND --help tells more.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    for name in commands:
+        text, add_options = _COMMANDS[name]
+        add_options(parsers.add_parser(name, help=text))
     return parser
 
 
@@ -128,8 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; its exit code. No traceback reaches a user for what the user can mend."""
     # What is loaded at the start stays: looking through it for garbage meanwhile only takes time.
     gc.disable()
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser = build_parser(words[:1] if words and words[0] in _COMMANDS else _COMMANDS)
+    arguments = parser.parse_args(words)
     # What machines read is UTF-8 wherever it is written.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -142,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command is None:
             parser.print_help(sys.stderr)
             return EXIT_USAGE
-        command = import_module(f"sentinel.cli.{arguments.module}")
+        command = import_module(f"sentinel.cli.{arguments.command}")
         gc.freeze()
         gc.enable()
         code: int = command.main(arguments)
