@@ -348,7 +348,7 @@ cdef bint like(const char *text, Py_ssize_t n, Pattern *pattern) noexcept:
 @cython.final
 cdef class Windows:
     """All rules over one stream. ``knowledge`` answers what a row can't: ``classify(reply)``, ``provider(host)``, ``owns(login, sender)``; and is told
-    by ``fire(rule, time, value, subject, lines)`` when a rule fires.
+    by ``fire(rule, time, value, subject, lines, key)`` when a rule fires.
 
     Rules come compiled, as dicts of numbers (``rules.py``: ``Rule.compiled``).
     """
@@ -922,6 +922,7 @@ cdef class Windows:
             value,
             [self.subject(row, self.batch.base + row.line, rule.subject[k]) for k in range(rule.n_subject)],
             [(<Kept> kept).told() for kept in lines if (<Kept> kept).time > since],
+            self.symbols.text(key.symbol),
         )
         return 0
 

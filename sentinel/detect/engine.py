@@ -179,12 +179,12 @@ class Engine:
 
     # --- firing ----------------------------------------------------------------------------------------------------------------------
 
-    def _fire(self, number: int, time: int, value: float, subject: list[bytes | None], lines: list[tuple[Any, ...]]) -> None:
+    def _fire(self, number: int, time: int, value: float, subject: list[bytes | None], lines: list[list[Any]], key: bytes) -> None:
         rule = self.rules[number]
         who = {name: text.decode("utf-8", "replace") for name, text in zip(rule.subject, subject, strict=True) if text is not None}
         self._found.append(
             Detection(
-                id=detection_id(rule.name, who, time),
+                id=detection_id(rule.name, key, time),
                 rule=rule.name,
                 severity=rule.severity,
                 score=rule.score,
@@ -310,16 +310,16 @@ class _Knowledge:
         self.provider = lambda host: providers.of(host.decode("utf-8", "replace")).encode()
 
 
-def detection_id(rule: str, subject: dict[str, str], time: int) -> str:
-    """The same crossing has the same id in every run: a hash of rule, subject and event time."""
-    text = json.dumps([rule, sorted(subject.items()), format_time(time)], ensure_ascii=True)
+def detection_id(rule: str, key: bytes, time: int) -> str:
+    """The same crossing has the same id in every run: a hash of rule, window key and event time."""
+    text = json.dumps([rule, key.decode("latin-1"), format_time(time)], ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
 
 
 _RELATED = ("client_ips", "senders", "recipient_domains", "queue_ids", "providers")
 
 
-def _related(lines: list[tuple[Any, ...]]) -> dict[str, list[str]]:
+def _related(lines: list[list[Any]]) -> dict[str, list[str]]:
     """The most frequent of each, from the lines kept; the most frequent first, then by name."""
     out = {}
     for i, name in enumerate(_RELATED, 4):

@@ -88,7 +88,7 @@ class LogReader:
                         start = self.bytes_read = end
                         continue
                     data = self._pread(end - start, start)
-            if len(data) <= MAX_LINE_BYTES:
+            if len(data) < MAX_LINE_BYTES:
                 yield Chunk(data, self.path, self._file_id, start, start + len(data))
             else:
                 yield from self._without_overlong(data, start)

@@ -214,3 +214,11 @@ def test_active_episodes(tmp_path):
     assert engine.counters()["active"] == {"r": 1}
     engine.feed(failed(100, "192.0.2.2"))
     assert engine.counters()["active"] == {"r": 0}
+
+
+def test_keys_that_cross_at_once_have_each_their_id(tmp_path):
+    """Also where the subject leaves out what tells them apart."""
+    engine = make_engine(rules_from(tmp_path, rule(by="[client_ip, sasl_username]", subject="sasl_username", threshold=1)))
+    found = engine.feed(failed(0, "192.0.2.1") + failed(0, "192.0.2.2")).detections
+    assert [one.subject for one in found] == [{"sasl_username": "ann"}] * 2
+    assert len({one.id for one in found}) == 2
