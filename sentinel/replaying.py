@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,15 +39,14 @@ def newest_of(path: str) -> int:
         return int(time.time())
 
 
-@dataclass(slots=True)
 class _Cursor:
-    """Where the merge stands in one file."""
+    """Where the merge stands in one file. ``number``: of the file, as given; rows of one time come in this order."""
 
-    number: int
-    """Of the file, as given: rows of one time come in this order."""
-    reader: LogReader
-    batch: EventBatch
-    at: int = 0
+    __slots__ = ("at", "batch", "number", "reader")
+
+    def __init__(self, number: int, reader: LogReader, batch: EventBatch) -> None:
+        self.number, self.reader, self.batch = number, reader, batch
+        self.at = 0
 
     def place(self) -> tuple[int, int]:
         return self.time(), self.number

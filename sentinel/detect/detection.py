@@ -1,8 +1,9 @@
 """What a rule says when it fires."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 OWN_NETWORKS = ("127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10")
 """What counts as inside unless told otherwise: loopback and the private ranges (RFC 1918, 3927, 4193, 4291)."""
@@ -39,11 +40,10 @@ def account_key(account: str) -> str:
     return lower if lower.upper() == account.upper() else account
 
 
-@dataclass(frozen=True, slots=True)
-class Detection:
+class Detection(NamedTuple):
     """One upward crossing of one rule by one key.
 
-    The id depends on the rule, the subject and the event time alone, so that the same log gives the same ids on any day.
+    The id depends on the rule, the window's key and the event time alone, so that the same log gives the same ids on any day.
     """
 
     id: str
@@ -60,7 +60,7 @@ class Detection:
     threshold: float
     baseline: float | None = None
     evidence: tuple[dict[str, Any], ...] = ()
-    related: dict[str, list[str]] = field(default_factory=dict)
+    related: Mapping[str, list[str]] = MappingProxyType({})
     description: str = ""
     advice: str = ""
 
@@ -78,7 +78,7 @@ class Detection:
             "value": self.value,
             "threshold": self.threshold,
             "evidence": list(self.evidence),
-            "related": self.related,
+            "related": dict(self.related),
             "description": self.description,
             "advice": self.advice,
         }

@@ -13,9 +13,8 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
-from typing import Any
+from typing import Any, NamedTuple
 
 from sentinel.detect._windows import Core, Windows
 from sentinel.detect.detection import OWN_NETWORKS, Detection, format_time
@@ -36,14 +35,13 @@ _MAX_UNFINISHED = 1 << 17
 """Bytes without a newline that are kept waiting for one. What goes beyond belongs to a line that is too long in any case."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What one chunk brought."""
 
     detections: list[Detection]
     lines: int
     """Log lines read."""
-    events: EventBatch | None = field(default=None, repr=False)
+    events: EventBatch | None = None
     """The attributed rows; to be read before the engine is fed again."""
 
 

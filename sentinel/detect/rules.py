@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sentinel.detect._windows import CONDITIONS, FIELD_NUMBERS, MEASURES
 from sentinel.detect.replies import CLASS_NAMES
@@ -58,8 +57,7 @@ _MAX_ENTRIES = 65_536
 _MAX_KEY_FIELDS = 4
 
 
-@dataclass(frozen=True, slots=True)
-class RuleTest:
+class RuleTest(NamedTuple):
     """Log lines, and the subjects for which the rule must fire on them."""
 
     name: str
@@ -69,8 +67,7 @@ class RuleTest:
     line: int
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """A checked rule. Times in seconds."""
 
     name: str
@@ -89,7 +86,7 @@ class Rule:
     tests: tuple[RuleTest, ...]
     file: str
     line: int
-    compiled: dict[str, Any] = field(repr=False)
+    compiled: dict[str, Any]
 
 
 class RuleSet(tuple[Rule, ...]):

@@ -1,10 +1,9 @@
 """The unit in which log bytes travel from a source to the core."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Whole log lines and where they stand.
 
     Every line ends in a newline; only the last line of a file that is finished may lack it.

@@ -19,7 +19,6 @@ anchors it between literals that he can't reach; what that needs is said beside 
 Changing a name here means changing ``fields.py``; the numbers of special operations are repeated in ``_scan.pyx``.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from sentinel.maillog.fields import KINDS, NUMBER_FIELDS, SERVICES, TEXT_FIELDS
@@ -113,8 +112,7 @@ _ONE_WORD = ("stage", "sasl_method")
 _SPECIAL = {"client": CLIENT, "code": CODE, "tail": TAIL}
 
 
-@dataclass(slots=True)
-class Operation:
+class Operation(NamedTuple):
     code: int
     field: int = -1
     stops: tuple[bytes, ...] = ()
@@ -203,10 +201,10 @@ def _emit(tokens: list[_Token], after: list[_Token], out: list[Operation], previ
         if isinstance(token, list):
             head = token[0]
             assert isinstance(head, str)
-            optional = Operation(OPTIONAL, stops=(head.encode(),))
-            out.append(optional)
+            optional = len(out)
+            out.append(Operation(OPTIONAL, stops=(head.encode(),)))
             _emit(token[1:], rest, out, head)
-            optional.jump = len(out)
+            out[optional] = out[optional]._replace(jump=len(out))
             previous = ""
             continue
         name, last, words = token

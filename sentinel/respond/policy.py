@@ -17,8 +17,7 @@ import fnmatch
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sentinel.detect.detection import Detection, account_key
 
@@ -36,8 +35,7 @@ _US = 1_000_000
 _HOUR_SECONDS = 3600
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """What the journal knows about an account at the moment of a decision."""
 
     locked: bool = False
@@ -53,8 +51,7 @@ class Standing:
     locks_last_day: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What to do about an account, and why."""
 
     id: str
@@ -80,17 +77,18 @@ class Decision:
         return "simulated" if self.simulated else self.action
 
 
-@dataclass(frozen=True, slots=True)
-class _Point:
+class _Point(NamedTuple):
     time: int
     score: float
     id: str
 
 
-@dataclass(slots=True)
 class _Account:
-    newest: int
-    rules: dict[str, list[_Point]] = field(default_factory=dict)
+    __slots__ = ("newest", "rules")
+
+    def __init__(self, newest: int) -> None:
+        self.newest = newest
+        self.rules: dict[str, list[_Point]] = {}
 
 
 class Policy:
