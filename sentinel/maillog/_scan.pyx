@@ -327,8 +327,8 @@ cdef class Matcher:
     cdef Op *ops
     cdef CForm *forms
     cdef Literal *literals
-    cdef int32_t *order
-    cdef int32_t order_start[256]
+    cdef int32_t *order         # lists of forms to try, each ended by -1
+    cdef int32_t *begin         # (service, queued, first byte of the text) -> where its list begins in order
     cdef int32_t n_forms
     cdef list keep      # the bytes objects that the literals point into
     cdef dict services
@@ -337,11 +337,14 @@ cdef class Matcher:
         compiled, by_service = _forms.compile_forms()
         cdef list ops = [op for form in compiled for op in form.operations]
         cdef Py_ssize_t n_literals = sum(len(op.stops) + len(op.words) for op in ops), at = 0, i, j, k
+        cdef list order = [-1]
+        cdef dict begin = {(): 0}
+        cdef tuple candidates
         self.ops = <Op *> malloc(len(ops) * sizeof(Op))
         self.forms = <CForm *> malloc(len(compiled) * sizeof(CForm))
         self.literals = <Literal *> malloc(max(1, n_literals) * sizeof(Literal))
-        self.order = <int32_t *> malloc((sum(map(len, by_service.values())) + len(_fields.SERVICES) + 1) * sizeof(int32_t))
-        if self.ops == NULL or self.forms == NULL or self.literals == NULL or self.order == NULL:
+        self.begin = <int32_t *> malloc(len(_fields.SERVICES) * 512 * sizeof(int32_t))
+        if self.ops == NULL or self.forms == NULL or self.literals == NULL or self.begin == NULL:
             raise MemoryError
         self.keep = []
         self.n_forms = len(compiled)
@@ -369,15 +372,28 @@ cdef class Matcher:
                     self.literals[at].length = len(text)
                     at += 1
                 k += 1
-            self.forms[i].first = self.ops[self.forms[i].ops].stops if form.operations[0].code == OP_LITERAL else -1
-        k = 0
-        for i in range(len(_fields.SERVICES)):
-            self.order_start[i] = <int32_t> k
-            for j in by_service.get(i, ()):
-                self.order[k] = <int32_t> j
-                k += 1
-            self.order[k] = -1
-            k += 1
+            self.forms[i].first = self.ops[self.forms[i].ops].stops if form.first else -1
+        memset(self.begin, 0, len(_fields.SERVICES) * 512 * sizeof(int32_t))
+        for i, numbers in by_service.items():
+            for queued in (0, 1):
+                mine = [j for j in numbers if compiled[j].queued == queued]
+                firsts = {compiled[j].first[:1] for j in mine} - {b""}
+                for byte in (b"", *firsts):
+                    candidates = tuple([j for j in mine if compiled[j].first[:1] in (b"", byte)])
+                    if candidates not in begin:
+                        begin[candidates] = len(order)
+                        order += [*candidates, -1]
+                    at, k = i * 512 + queued * 256, begin[candidates]
+                    if byte:
+                        self.begin[at + <Py_ssize_t> byte[0]] = <int32_t> k
+                    else:
+                        for j in range(256):
+                            self.begin[at + j] = <int32_t> k
+        self.order = <int32_t *> malloc(len(order) * sizeof(int32_t))
+        if self.order == NULL:
+            raise MemoryError
+        for i in range(len(order)):
+            self.order[i] = order[i]
         self.services = {name.encode(): i for i, name in enumerate(_fields.SERVICES) if name}
 
     def __dealloc__(self):
@@ -385,6 +401,7 @@ cdef class Matcher:
         free(self.forms)
         free(self.literals)
         free(self.order)
+        free(self.begin)
 
     cdef inline bint starts(self, Literal *literal, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
         return (end - at >= literal.length and line[at] == literal.text[0]
@@ -548,7 +565,8 @@ cdef class Matcher:
         return at == end
 
     cdef bint match(self, CForm *form, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
-        cdef Op *op = &self.ops[form.ops]
+        """Whether a form fits to the end of the line; ``at`` is behind the literal that it begins with."""
+        cdef Op *op = &self.ops[form.ops + (form.first >= 0)]
         cdef Py_ssize_t i, k
         cdef int64_t number
         cdef double scale
@@ -929,17 +947,18 @@ cdef class Scanner:
                 row.text[QUEUE_ID].length = <uint16_t> (i - at)
                 queued = True
                 at = i + 2
-        order = &self.matcher.order[self.matcher.order_start[tag.service]]
+        i = self.matcher.begin[tag.service * 512 + queued * 256 + (<uint8_t> line[at] if at < end else 0)]
+        order = &self.matcher.order[i]
         while order[0] >= 0:
             form = &self.matcher.forms[order[0]]
             order += 1
-            if form.queued != queued:
-                continue
+            i = at
             if form.first >= 0:
                 literal = &self.matcher.literals[form.first]
                 if not self.matcher.starts(literal, line, at, end):
                     continue
-            if self.matcher.match(form, row, line, at, end):
+                i += literal.length
+            if self.matcher.match(form, row, line, i, end):
                 if not row.service:
                     row.service = form.service
                     if form.kind == DELIVERY and form.service == S_SMTP:

@@ -136,6 +136,11 @@ class CompiledForm(NamedTuple):
     queued: bool
     operations: tuple[Operation, ...]
 
+    @property
+    def first(self) -> bytes:
+        """The literal that the form begins with; empty if it begins with a field."""
+        return self.operations[0].stops[0] if self.operations[0].code == LITERAL else b""
+
 
 _Token = str | tuple[str, bool, tuple[bytes, ...]] | list["_Token"]
 

@@ -7,6 +7,7 @@ missing or fails gets a line that says why. Nothing is installed, nothing is ass
 """
 
 import argparse
+import compileall
 import gzip
 import hashlib
 import json
@@ -152,6 +153,8 @@ def sentinel_command(log: Path) -> list[str]:
     path = Path(sys.executable).parent / "sentinel"
     if not path.is_file():
         raise Missing(f"no sentinel beside {sys.executable}: pip install .")
+    # As an installation does: a checkout's modules may not have been compiled yet, or not be allowed to be.
+    compileall.compile_dir(HERE.parent.parent / "sentinel", quiet=2)
     return [str(path), "replay", str(log), "--format", "jsonl"]
 
 
