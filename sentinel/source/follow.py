@@ -4,7 +4,8 @@ Each log has a queue of files, oldest first: normally just the one at its path. 
 joins the queue's end. The first file is read to its end before the next is begun; after that it is kept open for a few
 more seconds as the *late* file, because a process that still has it open may add a line. A truncated file
 (``copytruncate``) is finished like a rotated one and begins again as a new member of the queue; lines that only the
-copy has are taken from the copy.
+copy has are taken from the copy. A file that was truncated before anything of it was read does not show it: what came
+and went is then found by the names of the older generations.
 
 A position is always exactly what :meth:`Follower.read` has handed out, so a checkpoint of it together with the reader's
 own state loses no line and repeats none. Limits: files rotated into another directory or compressed while nobody was
@@ -45,6 +46,8 @@ class _Log:
     files: deque[GrowingFile] = field(default_factory=deque)
     late: GrowingFile | None = None
     late_until: float = 0.0
+    behind: str = ""
+    """Id of the last file that is done with: what is newer has not been read."""
     complaints: dict[str, str] = field(default_factory=dict)
 
     def open_files(self) -> list[GrowingFile]:
@@ -186,6 +189,7 @@ class Follower:
         wanted = log.pending
         assert wanted is not None
         if wanted.previous is not None and log.late is None:
+            log.behind = wanted.previous.file_id
             log.late = rotated.reopen(log.path, wanted.previous)
             log.late_until = time.monotonic() + self._grace_seconds
         if current is not None and _continues(wanted, current):
@@ -239,7 +243,7 @@ class Follower:
 
     def _append(self, log: _Log, current: GrowingFile) -> None:
         known = {file.file_id for file in log.open_files()} | {current.file_id}
-        newer = [*rotated.open_newer(log.path, log.files[-1], known), current]
+        newer = [*rotated.open_newer(log.path, log.files[-1].file_id, current, known), current]
         log.files.extend(newer)
         self.rotations[log.path] += len(newer)
 
@@ -280,16 +284,35 @@ class Follower:
             # The successor is begun only when it has something: until then the old file is likely still being written.
             # Asked before the old file is read: what a writer put into it before it changed over must come first.
             superseded = any(newer.unread() for newer in list(log.files)[1:])
-            if self._read_file(log, file, chunks):
+            untouched, before = file.offset == 0, len(chunks)
+            gave = self._read_file(log, file, chunks)
+            # Asked after the reading, so that it holds for what was read.
+            if untouched and self._overtaken(log):
+                del chunks[before:]
+            elif gave:
                 return
-            if file.truncated:
+            elif file.truncated:
                 self._begin_again(log, chunks)
             elif superseded:
                 self._finish_late(log, chunks)
                 log.late = log.files.popleft()
                 log.late_until = time.monotonic() + self._grace_seconds
+                log.behind = log.late.file_id
             else:
                 return
+
+    def _overtaken(self, log: _Log) -> bool:
+        """Whether the first file, of which nothing had been read, was emptied and begun again meanwhile. What it held
+        goes before it, and it is read anew.
+        """
+        file = log.files[0]
+        missed = rotated.open_newer(log.path, log.behind, file, {other.file_id for other in log.open_files()}) if log.behind else []
+        if missed:
+            log.files[0] = GrowingFile(os.dup(file.fd))
+            file.close()
+            log.files.extendleft(reversed(missed))
+            self.rotations[log.path] += len(missed)
+        return bool(missed)
 
     def _read_file(self, log: _Log, file: GrowingFile, chunks: list[Chunk]) -> bool:
         """True if it gave something or has more."""
@@ -321,7 +344,7 @@ class Follower:
         copy = rotated.find_copy(log.path, file.position())
         known = {other.file_id for other in log.open_files()}
         try:
-            between = rotated.open_newer(log.path, copy, known) if copy else []
+            between = rotated.open_newer(log.path, copy.file_id, file, known) if copy else []
         except OSError:
             if copy:
                 copy.close()

@@ -47,23 +47,34 @@ def find_copy(path: str, position: Position, others: Collection[tuple[str, str]]
     return None
 
 
-def open_newer(path: str, than: GrowingFile, known: Collection[str]) -> list[GrowingFile]:
-    """The generations between ``than`` and the present log, oldest first: what came and went while nobody looked.
+def open_newer(path: str, than: str, present: GrowingFile, known: Collection[str]) -> list[GrowingFile]:
+    """The generations between the file with the id ``than`` and the present log, oldest first: what came and went while
+    nobody looked.
 
-    ``known`` are the ids of files that are being read already.
+    ``known`` are the ids of files that are being read already. A copy of the present log, which is about to be
+    truncated, is none of them, and neither is an empty file.
     """
     others = list(_others(path))
-    age = next((_age(path, other) for other, file_id in others if file_id == than.file_id), None)
+    ages = {file_id: _age(path, other) for other, file_id in others}
+    age = ages.get(than)
     if age is None:
         return []
+    # The present log may have been rotated away itself by now.
+    limit = ages.get(present.file_id)
     newer = []
     for other, file_id in others:
-        its_age = _age(path, other)
-        if its_age and its_age[0] == age[0] and its_age > age and file_id not in known:
+        its_age = ages[file_id]
+        if its_age and its_age[0] == age[0] and age < its_age and (limit is None or its_age < limit) and file_id not in known:
             newer.append((its_age, other))
     opened: list[GrowingFile] = []
     try:
-        opened.extend(GrowingFile.open(other) for _, other in sorted(newer))
+        for _, other in sorted(newer):
+            file = GrowingFile.open(other)
+            begun = file.position()
+            if file.unread() and not (begun.telling and begun.fits(present.fd)):
+                opened.append(file)
+            else:
+                file.close()
     except OSError:
         for file in opened:
             file.close()

@@ -326,6 +326,40 @@ def test_lines_that_only_the_copy_of_a_truncated_log_has_are_read_there(log: Pat
     assert "use create instead" in notices[0]
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_log_truncated_before_anything_of_it_was_read(log: Path, follow: Follow, restart: bool) -> None:
+    """It is as empty as before: only the generations' names tell that there were lines."""
+    follower = follow(log)
+    append(log, line(1))
+    assert read_out(follower) == line(1)
+    copytruncate(log)
+    assert read_out(follower) == b""
+    append(log, line(2))
+    copytruncate(log)
+    append(log, line(3))
+    copytruncate(log)
+    append(log, line(4))
+    if restart:
+        follower = follow(log, positions=stored(follower.positions()))
+    assert read_out(follower) == line(2) + line(3) + line(4)
+    assert read_out(follower) == b""
+
+
+def test_a_copy_that_is_about_to_be_followed_by_truncation_is_not_read_twice(log: Path, follow: Follow) -> None:
+    follower = follow(log)
+    append(log, line(1))
+    assert read_out(follower) == line(1)
+    copytruncate(log)
+    assert read_out(follower) == b""
+    append(log, line(2))
+    log.with_name("mail.log.1").rename(log.with_name("mail.log.2"))
+    shutil.copyfile(log, log.with_name("mail.log.1"))
+    assert read_out(follower) == line(2)
+    os.truncate(log, 0)
+    append(log, line(3))
+    assert read_out(follower) == line(3)
+
+
 def test_a_log_removed_and_created_again_is_read_on(log: Path, follow: Follow) -> None:
     append(log, line(1))
     follower = follow(log)
