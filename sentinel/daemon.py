@@ -41,6 +41,8 @@ _CHECKPOINT_SHARE = 20
 """A checkpoint that took long is not made again before that many times as long has passed."""
 _DATABASE_CHECK_SECONDS = 15.0
 _CAUGHT_UP_BYTES = 1 << 16
+_LONG_STOP_SECONDS = 120 * 86_400
+"""After a longer stop the last line read says nothing about the year of the next one."""
 _DRAIN_SECONDS = 2.0
 
 _log = logging.getLogger("sentinel")
@@ -146,6 +148,8 @@ class Daemon:
                 _log.warning("the rules have changed since the last run: the windows begin anew, the position in the logs is kept")
         except ValueError as error:
             _log.warning("the state of the last run can't be used (%s): the windows begin anew, the position in the logs is kept", error)
+        if self._now() - checkpoint.saved_at > _LONG_STOP_SECONDS:
+            engine.forget_years()
         self._checkpoint_at = checkpoint.saved_at
         return positions
 
@@ -161,6 +165,8 @@ class Daemon:
                 engine.use_logins(self._new_logins)
                 self._new_logins = None
             found: list[Detection] = []
+            if chunks:
+                engine.written_until(int(self._now()))
             for chunk in chunks:
                 found += engine.feed(chunk).detections
                 self._dirty = True

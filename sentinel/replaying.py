@@ -1,7 +1,7 @@
 """Finished logs through the same core as the live daemon.
 
 Several files are put in order of event time: a file is opened to its first event, and where files overlap their rows are merged. A file's
-modification time tells the year of stamps that have none (a log does not end after it was last written).
+modification time tells the year of stamps that have none (a log does not end after it was last written), unless a year is given.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from sentinel.detect.detection import Detection
 from sentinel.detect.engine import Engine
 from sentinel.errors import UserError
 from sentinel.source.archive import LogReader, read_log
+from sentinel.source.years import year_of, years_of
 from sentinel.zones import local_zone, zone
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 17
 """Small enough that a chunk and its rows stay in a processor's cache, large enough that what is done once a chunk does not show."""
 _NEVER = 1 << 62
+_DAY_SECONDS = 86_400
 
 
 def newest_of(path: str) -> int:
@@ -74,6 +76,8 @@ class Merge:
         self.engine = engine
         self.lines = 0
         self.overlong = 0
+        self.ahead: list[str] = []
+        """Logs whose dates run past the time at which they were written: they begin in an earlier year than was inferred."""
         self.judged = False
         """All files could be opened, and what they hold has begun to come."""
         self._paths = [str(path) for path in paths]
@@ -85,8 +89,8 @@ class Merge:
         cursors = []
         # All are opened before anything is judged: a name that is mistyped is told at once.
         readers = [read_log(path, CHUNK_BYTES) for path in self._paths]
-        for number, (path, reader) in enumerate(zip(self._paths, readers, strict=True)):
-            self.engine.begin(path, newest_of(path))
+        self._date()
+        for number, reader in enumerate(readers):
             cursor = self._advance(number, reader)
             if cursor is not None:
                 cursors.append(cursor)
@@ -110,6 +114,18 @@ class Merge:
         if self._failed is not None:
             raise self._failed
 
+    def _date(self) -> None:
+        """Tells the engine in which year each log begins. A year that is given depends on no file's date."""
+        given = self.engine.year
+        if given is not None:
+            for path, year in zip(self._paths, years_of(self._paths, given), strict=True):
+                self.engine.begin(path, year=year)
+            return
+        for path in self._paths:
+            newest = newest_of(path)
+            limit = newest if os.path.isfile(path) else None
+            self.engine.begin(path, newest, year=year_of(path, self.engine.timezone, newest), limit=limit)
+
     def collect(self) -> None:
         """Lets the engine forget what none of the batches under way needs."""
         self.engine.collect(self._live)
@@ -127,6 +143,9 @@ class Merge:
         except UserError as error:
             self._failed = self._failed or error
         self.overlong += reader.overlong
+        last = self.engine.last_events().get(reader.path)
+        if self.engine.year is None and last is not None and last > newest_of(reader.path) + _DAY_SECONDS:
+            self.ahead.append(reader.path)
         return None
 
 

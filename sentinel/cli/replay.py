@@ -135,9 +135,15 @@ def _summary(engine: Engine, merge: Merge, policy: Policy, totals: dict[str, tup
         f"{merge.lines:,} lines: {outcomes['event']:,} events, {outcomes['ignored']:,} ignored, {outcomes['unparsed']:,} unparsed"
         + (f", {merge.overlong:,} too long" if merge.overlong else "")
     ]
-    late = engine.counters()["late"]
-    if late:
-        out.append(f"{late:,} lines were more than a minute out of order and were left out of the windows")
+    counters = engine.counters()
+    facts = {
+        "late": "events more than a minute out of order, left out of the windows",
+        "clock_set_back": "times that the clock of the log was set back, and the windows began anew",
+        "unattributed": "deliveries of messages that began before the log, which count for no account",
+    }
+    out += [f"{what}: {counters[name]:,}" for name, what in facts.items() if counters[name]]
+    for path in merge.ahead:
+        out.append(f"{plain(path)}: its dates run past the time when it was last written; give the year of its first line with --year")
     lock_at = policy.settings.lock_at
     culprits = sorted(((total, account, d) for account, (total, d) in totals.items() if total >= lock_at), key=lambda c: c[2].time)
     for total, account, detection in culprits:

@@ -789,6 +789,11 @@ cdef class Windows:
                 self.late += 1
                 self.late_run += 1
                 if self.late_run < SET_BACK:
+                    # What was delivered was delivered, however late one hears of it.
+                    if kind == DELIVERY:
+                        self.row_provider = -2
+                        self.row_class = -1
+                        self.count_delivery(row, line)
                     continue
                 self.set_back += 1
                 self.late_run = 0

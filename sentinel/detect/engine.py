@@ -48,10 +48,11 @@ class Step(NamedTuple):
 class _Stream:
     """One source: its scanner, and for raw bytes the unfinished line and the offset."""
 
-    __slots__ = ("dropped", "offset", "scanner", "unfinished")
+    __slots__ = ("clock", "dropped", "offset", "scanner", "unfinished")
 
-    def __init__(self, scanner: Scanner) -> None:
-        self.scanner = scanner
+    def __init__(self, clock: LogClock, keep_all: bool) -> None:
+        self.clock = clock
+        self.scanner = Scanner(clock, keep_all=keep_all)
         self.unfinished = b""
         self.dropped = 0
         """Bytes of the unfinished line beyond those kept."""
@@ -86,6 +87,7 @@ class Engine:
         self._replies = replies or load_replies()
         self._providers = providers or load_providers()
         self._timezone, self._year, self._newest = timezone, year, newest
+        self._limit: int | None = None
         self._keep_all = keep_all
         self._streams: dict[str, _Stream] = {}
         self._networks = Networks(list(networks))
@@ -139,11 +141,30 @@ class Engine:
         """Lets go of texts that are needed no more, except for those of these batches. ``feed`` does it by itself."""
         self._core.collect(tuple(batches))
 
-    def begin(self, source: str, newest: int | None = None) -> None:
-        """Names a source before its first chunk, with a ``newest`` of its own: archives of many years each have theirs."""
+    def begin(self, source: str, newest: int | None = None, *, year: int | None = None, limit: int | None = None) -> None:
+        """Names a source before its first chunk, with a ``newest`` and ``year`` of its own: archives of many years each have theirs.
+
+        ``limit``: seconds since the epoch beyond which (by more than a day) no line of it lies.
+        """
         if source not in self._streams:
-            clock = LogClock(self._timezone, self._year, self._newest if newest is None else newest)
-            self._streams[source] = _Stream(Scanner(clock, keep_all=self._keep_all))
+            newest = self._newest if newest is None else newest
+            clock = LogClock(self._timezone, year or self._year, newest, self._limit if limit is None else limit)
+            self._streams[source] = _Stream(clock, self._keep_all)
+
+    def written_until(self, now: int) -> None:
+        """For who follows live logs: no line fed from here on lies more than a day after ``now``, in seconds since the epoch.
+
+        It only helps with stamps that have no year.
+        """
+        self._newest = self._limit = now
+        for stream in self._streams.values():
+            stream.clock.newest = stream.clock.limit = now
+
+    def forget_years(self) -> None:
+        """The next stamp without a year is read as if it were the first: after a stop of many months the line before tells nothing."""
+        for stream in self._streams.values():
+            stream.clock.year = None
+            stream.scanner.forget_time()
 
     def _stream(self, source: str) -> _Stream:
         if source not in self._streams:
@@ -203,6 +224,16 @@ class Engine:
         )
 
     # --- looking in ------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def timezone(self) -> tzinfo:
+        """Of stamps without one."""
+        return self._timezone
+
+    @property
+    def year(self) -> int | None:
+        """Of first stamps without one, as given."""
+        return self._year
 
     @property
     def watermark(self) -> int | None:
@@ -278,7 +309,6 @@ class Engine:
             parts.append(bytes(body[at : at + size]))
             at += size
         core = self._fresh_core()
-        clock = LogClock(self._timezone, self._year, self._newest)
         core.symbols.restore(parts[0])
         core.tracker.restore(head["tracker"], parts[1])
         same_rules: bool = head["rules"] == self.rules.fingerprint
@@ -286,7 +316,7 @@ class Engine:
             core.windows.restore(head["windows"], parts[2], head["evidence"])
         streams = {}
         for name, (scanner, unfinished, dropped, offset) in head["streams"].items():
-            stream = streams[name] = _Stream(Scanner(clock, keep_all=self._keep_all))
+            stream = streams[name] = _Stream(LogClock(self._timezone, self._year, self._newest, self._limit), self._keep_all)
             stream.scanner.restore(scanner)
             stream.unfinished = unfinished.encode("latin-1")
             stream.dropped = dropped

@@ -835,8 +835,8 @@ cdef class Scanner:
     cdef char stamp[32]
     cdef int stamp_length
     cdef int64_t stamp_time, stamp_seconds
-    cdef int hour_key
-    cdef int64_t hour_start
+    cdef int hour_key, local_key     # the local hours whose starts are known: of classic stamps, of ISO stamps without a zone
+    cdef int64_t hour_start, local_start
     cdef bint has_last
     cdef int64_t last
     cdef char host[64]
@@ -850,13 +850,19 @@ cdef class Scanner:
         self.clock = clock
         self.keep_all = keep_all
         self.matcher = MATCHER
-        self.hour_key = -1
+        self.hour_key = self.local_key = -1
         memset(self.tags, 0, sizeof(self.tags))
 
     @property
     def lines(self):
         """Lines so far, by outcome."""
         return {"event": self.counts[0], "ignored": self.counts[1], "unparsed": self.counts[2]}
+
+    def forget_time(self):
+        """The next line is dated as if it were the first."""
+        self.has_last = False
+        self.stamp_length = 0
+        self.hour_key = -1
 
     def snapshot(self):
         """What the next line's time depends on: seconds of the last line, or None; and the line counts."""
@@ -867,7 +873,7 @@ cdef class Scanner:
         self.has_last = last is not None
         self.last = last or 0
         self.stamp_length = 0
-        self.hour_key = -1
+        self.hour_key = self.local_key = -1
         self.counts[0], self.counts[1], self.counts[2] = counts
 
     def scan(self, chunk):
@@ -1272,6 +1278,7 @@ cdef class Scanner:
         cdef int month, day, hour, minute, second, key, digits
         cdef int64_t year, micro = 0, seconds, unit
         cdef int sign, offset
+        cdef bint follows = True
         if end - at < 16:
             return -1
         if is_digit(line[at]):
@@ -1298,11 +1305,12 @@ cdef class Scanner:
             found = self.clock.hour(month, day, hour, minute * 60 + second, self.last if self.has_last else None)
             if found is None:
                 return -1
-            self.hour_start, whole = found
+            self.hour_start, whole, follows = found
             self.hour_key = key if whole else -1
         seconds = self.hour_start + minute * 60 + second
-        self.last = seconds
-        self.has_last = True
+        if follows:
+            self.last = seconds
+            self.has_last = True
         row.time = seconds * 1000000
         n = i + 9 - at
         if self.hour_key >= 0:
@@ -1317,7 +1325,7 @@ cdef class Scanner:
     cdef Py_ssize_t iso(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) except -2:
         """``2026-11-22T02:04:46[.766066](Z|+01:00|+0100)``; without a zone it is local."""
         cdef Py_ssize_t i
-        cdef int month, day, hour, minute, second, sign, h, m
+        cdef int month, day, hour, minute, second, sign, h, m, key
         cdef int64_t year, micro = 0, unit = 100000, seconds
         if end - at < 20:
             return -1
@@ -1361,14 +1369,18 @@ cdef class Scanner:
             else:
                 m = two(line + i + 3)
                 i += 5
-            if h < 0 or m < 0:
+            if h < 0 or h > 23 or m < 0 or m > 59:
                 return -1
             seconds = days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - sign * (h * 3600 + m * 60)
         else:
-            found = self.clock.local(year, month, day, hour, minute * 60 + second, self.last if self.has_last else None)
-            if found is None:
-                return -1
-            seconds = <int64_t> found + minute * 60 + second
+            key = ((<int> year * 13 + month) * 32 + day) * 24 + hour
+            if key != self.local_key:
+                found = self.clock.local(year, month, day, hour, minute * 60 + second, self.last if self.has_last else None)
+                if found is None:
+                    return -1
+                self.local_start, whole = found
+                self.local_key = key if whole else -1
+            seconds = self.local_start + minute * 60 + second
         if i >= end or line[i] != 32:
             return -1
         self.last = seconds

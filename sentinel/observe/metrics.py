@@ -178,6 +178,26 @@ METRICS = (
         "Things forgotten early because a limit was reached. Any increase: detections may be missed, give it more "
         "memory or find out who floods the log.",
     ),
+    Spec(
+        "sentinel_late_lines_total",
+        "counter",
+        (),
+        "Events that came more than a minute behind the newest one: they are left out of the windows. Rising: hosts "
+        "whose clocks differ write into one log, or syslog holds lines back.",
+    ),
+    Spec(
+        "sentinel_unattributed_deliveries_total",
+        "counter",
+        (),
+        "Deliveries of messages whose beginning is not in the log, so that they count for no account. Some after a "
+        "first start are normal; rising later: lines are lost, or open messages were evicted.",
+    ),
+    Spec(
+        "sentinel_clock_set_back_total",
+        "counter",
+        (),
+        "Times that the log's time was set back for good and the windows began anew. Any increase: look at this host's clock.",
+    ),
 )
 """All metrics in the order in which they are exported."""
 
@@ -263,6 +283,9 @@ class Metrics:
             "sentinel_open_messages": {(): now.counters.get("open_messages", 0)},
             "sentinel_window_keys": _counted(rules, _keyed(now.counters.get("window_keys", {}))),
             "sentinel_evictions_total": _counted(((table,) for table in TABLES), _keyed(status.totals("evictions", now))),
+            "sentinel_late_lines_total": {(): status.number("late", now)},
+            "sentinel_unattributed_deliveries_total": {(): status.number("unattributed", now)},
+            "sentinel_clock_set_back_total": {(): status.number("clock_set_back", now)},
         }
 
     def _by_source(self, values: Mapping[str, float]) -> _Samples:

@@ -49,7 +49,9 @@ class LogReader:
         self._file_id = f"{status.st_dev}:{status.st_ino}" if regular else ""
         if regular:
             self.size = status.st_size
-        self._chunks = self._plain() if regular and not self._packed_file() else self._stream()
+        self.plain = regular and not self._packed_file()
+        """A file that is not compressed."""
+        self._chunks = self._plain() if self.plain else self._stream()
 
     def __iter__(self) -> Iterator[Chunk]:
         return self
@@ -71,6 +73,10 @@ class LogReader:
         self.close()
 
     # Plain files
+
+    def peek(self, count: int, offset: int) -> bytes:
+        """Bytes from anywhere in a plain file, without moving on."""
+        return self._pread(count, offset)
 
     def _packed_file(self) -> bool:
         return _packing(self._pread(_MAGIC_BYTES, 0)) is not None

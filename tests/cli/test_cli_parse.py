@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -187,3 +189,25 @@ def test_year_and_zone(tmp_path: Path, sentinel: Run) -> None:
     )
     times = [row["time"] for row in table(sentinel("parse", "--year", "2012", "--timezone", "Asia/Shanghai", log).out)]
     assert times == ["2012-12-31T15:59:59Z", "2012-12-31T16:00:01Z", "2012-12-31T23:00:02Z"]
+
+
+def test_year_of_several_logs_over_new_year(tmp_path: Path, sentinel: Run) -> None:
+    """As the shell lists them: the newest first. The year is that of the first line of all."""
+    line = "{} 12:00:00 mx postfix/smtpd[1]: connect from a[192.0.2.1]"
+    logs = [
+        write(tmp_path / "mail.log", [line.format("Jan  4")]),
+        write(tmp_path / "mail.log.1", [line.format("Dec 28"), line.format("Jan  3")]),
+        write(tmp_path / "mail.log.2", [line.format("Dec 21"), line.format("Dec 27")]),
+    ]
+    times = [row["time"][:10] for row in table(sentinel("parse", "--year", "2025", "--timezone", "UTC", *logs).out)]
+    assert times == ["2025-12-21", "2025-12-27", "2025-12-28", "2026-01-03", "2026-01-04"]
+
+
+def test_year_of_a_log_that_was_never_rotated(tmp_path: Path, sentinel: Run) -> None:
+    line = "{} 12:00:00 mx postfix/smtpd[1]: connect from a[192.0.2.1]"
+    days = ["Aug 10", "Dec 30", "Apr 10", "Aug 12", "Dec 30", "Feb  1"]
+    log = write(tmp_path / "mail.log", [line.format(day) for day in days])
+    written = datetime(2026, 2, 1, 12, tzinfo=UTC).timestamp()
+    os.utime(log, (written, written))
+    times = [row["time"][:4] for row in table(sentinel("parse", "--timezone", "UTC", log).out)]
+    assert times == ["2024", "2024", "2025", "2025", "2025", "2026"]

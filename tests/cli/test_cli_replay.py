@@ -219,3 +219,33 @@ def test_summary_goes_by_the_configured_policy(tmp_path: Path, spam_log: Path, s
     assert sentinel("replay", "--config", config, *UTC_2026, spam_log).sentences[-1].startswith("nobody reaches the score of 12")
     config.write_text("log: /var/log/mail.log\npolicy:\n  protected: info@*\n", encoding="utf-8")
     assert not any("would lock" in sentence for sentence in sentinel("replay", "--config", config, *UTC_2026, spam_log).sentences)
+
+
+# time
+
+
+def test_summary_tells_of_late_lines_and_of_messages_without_a_beginning(tmp_path: Path, sentinel: Run) -> None:
+    connect = "Oct 24 {} mx postfix/smtpd[1]: connect from unknown[198.51.100.7]"
+    sent = "Oct 24 06:19:01 mx postfix/smtp[1]: 4A00000001: to=<a@example.net>, relay=none, delay=1, dsn=2.0.0, status=sent (ok)"
+    log = write(tmp_path / "mail.log", [connect.format("06:20:00"), connect.format("06:18:59"), sent])
+    sentences = sentinel("replay", *UTC_2026, log).sentences
+    assert "events more than a minute out of order, left out of the windows: 1" in sentences
+    assert "deliveries of messages that began before the log, which count for no account: 1" in sentences
+    assert not any("set back" in sentence or "--year" in sentence for sentence in sentences)
+
+
+def test_summary_tells_of_a_clock_that_was_set_back(tmp_path: Path, sentinel: Run) -> None:
+    connect = "Oct 24 {} mx postfix/smtpd[1]: connect from unknown[198.51.100.7]"
+    log = write(tmp_path / "mail.log", [connect.format("06:20:00"), *[connect.format("05:20:00")] * 1000])
+    sentences = sentinel("replay", *UTC_2026, log).sentences
+    assert "times that the clock of the log was set back, and the windows began anew: 1" in sentences
+
+
+def test_summary_tells_of_dates_that_run_past_the_file_s(process: Run) -> None:
+    """Of a pipe only the first line is known: a log of two years has a year too late."""
+    now = datetime.now(UTC)
+    months = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+    names = [months[(now.month + n) % 12] for n in range(0, 28, 3)]
+    log = "".join(f"{name}  1 06:00:00 mx postfix/smtpd[1]: connect from unknown[198.51.100.7]\n" for name in names)
+    sentences = process("replay", "--timezone", "UTC", "-", stdin=log.encode()).sentences
+    assert any(sentence.startswith("-: its dates run past the time") and "--year" in sentence for sentence in sentences)

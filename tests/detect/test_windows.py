@@ -222,3 +222,15 @@ def test_keys_that_cross_at_once_have_each_their_id(tmp_path):
     found = engine.feed(failed(0, "192.0.2.1") + failed(0, "192.0.2.2")).detections
     assert [one.subject for one in found] == [{"sasl_username": "ann"}] * 2
     assert len({one.id for one in found}) == 2
+
+
+def test_a_late_delivery_is_a_delivery(tmp_path):
+    """It comes too late for the windows, but not for the count of deliveries."""
+    line = "{} mx postfix/smtp[1]: 4A00000001: to=<a@example.net>, relay=none, delay=1, dsn=4.4.1, status=deferred (421 4.7.0 slow down)\n"
+    engine = make_engine(rules_from(tmp_path, rule(on="delivery", by="host", threshold=2)))
+    found = [engine.feed(line.format(f"2026-10-24T{time}Z").encode()).detections for time in ("06:02:01", "06:01:00", "06:01:01")]
+    assert [len(one) for one in found] == [0, 0, 1]
+    counters = engine.counters()
+    assert counters["late"] == 1
+    assert sum(counters["deliveries"].values()) == 3
+    assert sum(counters["replies"].values()) == 3

@@ -41,6 +41,10 @@ CONTRACT = {
     "sentinel_open_messages": ("gauge", set()),
     "sentinel_window_keys": ("gauge", {"rule"}),
     "sentinel_evictions_total": ("counter", {"table"}),
+    # Beyond the contract.
+    "sentinel_late_lines_total": ("counter", set()),
+    "sentinel_unattributed_deliveries_total": ("counter", set()),
+    "sentinel_clock_set_back_total": ("counter", set()),
 }
 
 SPAM = b"".join(
@@ -289,3 +293,18 @@ def test_promtool_finds_nothing_wrong() -> None:
     text = b"".join(line for line in metrics.render()[0].splitlines(keepends=True) if b"process_" not in line.partition(b"{")[0])
     done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (0, "", "")
+
+
+def test_what_came_late_and_what_belongs_to_nobody_is_counted_from_the_start() -> None:
+    connect = "2026-10-24T{}Z mx postfix/smtpd[1]: connect from unknown[198.51.100.7]\n"
+    sent = "2026-10-24T07:00:00Z mx postfix/smtp[1]: 4A00000001: to=<a@example.net>, relay=none, delay=1, dsn=2.0.0, status=sent (ok)\n"
+    engine = Engine()
+    engine.feed((connect.format("06:20:00") + connect.format("06:18:59")).encode())
+    status = new_status()
+    status.count_from(engine.counters())
+    metrics = Metrics(status, version="1")
+    names = ("sentinel_late_lines_total", "sentinel_unattributed_deliveries_total", "sentinel_clock_set_back_total")
+    assert [values(scrape(metrics)[name]) for name in names] == [{(): 0}] * 3
+    engine.feed((sent + connect.format("06:00:00") * 1000).encode())
+    status.publish(Snapshot(counters=engine.counters()))
+    assert [values(scrape(metrics)[name]) for name in names] == [{(): 1000}, {(): 1}, {(): 1}]

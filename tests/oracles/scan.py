@@ -271,6 +271,8 @@ def _time(stamp: re.Match, year: int) -> int | None:
         micro = int(((stamp["fraction"] or b"") + b"000000")[:6])
         if len(stamp["zone"]) > 1:
             zone = stamp["zone"].replace(b":", b"")
+            if int(zone[1:3]) > 23 or int(zone[3:5]) > 59:
+                return None
             offset = int(zone[:1] + b"1") * (int(zone[1:3]) * 3600 + int(zone[3:5]) * 60)
     else:
         month, day = _MONTHS.index(stamp["month"]) + 1, int(stamp["day"])
@@ -278,7 +280,9 @@ def _time(stamp: re.Match, year: int) -> int | None:
     if hour > 23 or minute > 59 or second > 60:
         return None
     try:
-        base = datetime(year, month, day, tzinfo=UTC)
+        # A classic 29 February of a year that has none is the day after the 28th.
+        lost = not prefix and (month, day) == (2, 29) and year % 4 != 0
+        base = datetime(year, month, day - lost, tzinfo=UTC) + timedelta(days=lost)
     except ValueError:
         return None
     seconds = (base - _EPOCH) // timedelta(seconds=1) + hour * 3600 + minute * 60 + second - offset
