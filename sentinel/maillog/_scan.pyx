@@ -616,7 +616,7 @@ cdef class Matcher:
             elif op.code == OP_DECIMAL:
                 row.delay = 0
                 i = at
-                while i < end and is_digit(line[i]):
+                while i < end and is_digit(line[i]) and i - at < 18:
                     row.delay = row.delay * 10 + (line[i] - 48)
                     i += 1
                 if i == at:
