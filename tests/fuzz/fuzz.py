@@ -36,7 +36,9 @@ def build() -> None:
     if not (SITE / "atheris").exists():
         install = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:")
         if subprocess.run([*install, "--target", SITE, "atheris"], check=False).returncode:
-            raise SystemExit(f"there is no atheris for Python {sys.version_info.major}.{sys.version_info.minor} here; 3.11 to 3.13 on x86_64 have one")
+            raise SystemExit(
+                f"there is no atheris for Python {sys.version_info.major}.{sys.version_info.minor} here; 3.11 to 3.13 on x86_64 have one"
+            )
     for name in ("sentinel", "rules"):
         for path in (ROOT / name).rglob("*"):
             to = CHECKOUT / path.relative_to(ROOT)
@@ -119,7 +121,10 @@ def campaign(target: str, seconds: int, seed: int) -> None:
     text = log.read_text(encoding="utf-8", errors="replace")
     executions = sum(map(int, re.findall(r"stat::number_of_executed_units:\s+(\d+)", text)))
     edges = max(map(int, re.findall(r"cov: (\d+)", text)), default=0)
-    print(f"{target}: {time.monotonic() - began:.0f} s, {executions} executions, {edges} edges covered, log {log.relative_to(ROOT)}", flush=True)
+    print(
+        f"{target}: {time.monotonic() - began:.0f} s, {executions} executions, {edges} edges covered, log {log.relative_to(ROOT)}",
+        flush=True,
+    )
     if not executions:
         raise SystemExit(f"nothing was executed: see {log}")
 
