@@ -24,6 +24,8 @@ from sentinel.maillog.fields import COLUMNS, KINDS, NUMBER_FIELDS, TEXT_FIELDS
 YEAR = 2026
 _SECONDS = (-30_000_000_000, 10_000_000_000)
 """Years 1020 to 2286: what a stamp or an inferred year can come to, and far from overflow."""
+_A_WORD_OF_OURS = 65535
+"""An action that stands nowhere in the line."""
 _TEXTS = tuple(name for name in COLUMNS if name in TEXT_FIELDS)
 _POISON = getattr(ctypes.CDLL(None), "__asan_poison_memory_region", None)
 _BYTES_HEAD = bytes.__basicsize__ - 1
@@ -70,6 +72,8 @@ def spans_lie_inside(batch: EventBatch) -> None:
     for i, length in enumerate(batch.array()["length"].tolist()):
         spans = memory[i * size + first : i * size + first + 4 * len(TEXT_FIELDS)].cast("H").tolist()
         for name, at, n in zip(TEXT_FIELDS, spans[::2], spans[1::2], strict=True):
+            if (name, at) == ("action", _A_WORD_OF_OURS):
+                continue
             assert at + n <= length, f"{name} of row {i} ends at {at + n} of {length}"
             assert at or not n, f"{name} of row {i} is absent and has a length"
 
