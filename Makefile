@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 SOURCES := $(shell find sentinel -name '*.pyx' -o -name '*.pxd' -o -name '*.h')
 TESTS ?= tests
 LINT_PATHS := sentinel tests setup.py
+SECONDS := 60
 
-.PHONY: demo test bench lint build lock test-lowest clean machine
+.PHONY: demo test bench lint build fuzz lock test-lowest clean machine
 
 demo: $(VENV)/.built
 	@$(BIN)/python tests/demo/demo.py
@@ -24,6 +25,12 @@ lint: $(VENV)/.built
 bench: $(VENV)/.built
 	@$(BIN)/python tests/bench/bench.py
 	@$(BIN)/python tests/bench/startup.py
+
+# Hostile bytes through the compiled parts under clang's sanitizers: make fuzz SECONDS=600. Needs network once, for clang and atheris.
+fuzz: $(VENV)/.built
+	@command -v clang >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || { echo "installing clang"; \
+		apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends clang >/dev/null; }
+	@nice $(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS)
 
 build: $(VENV)/.built
 	@$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

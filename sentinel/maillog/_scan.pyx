@@ -299,13 +299,15 @@ cdef class EventBatch:
     def array(self):
         """The rows as a numpy structured array, a view without a copy: numbers and spans, for vectorised work. Read-only; keeps the batch alive."""
         import numpy
+        cdef Row *row = &BLANK
+        cdef const char *base = <const char *> row
         cdef dict offsets = {
-            "time": ("i8", <size_t> &(<Row *> 0).time), "delay": ("f8", <size_t> &(<Row *> 0).delay),
-            "line": ("u4", <size_t> &(<Row *> 0).line), "length": ("u2", <size_t> &(<Row *> 0).length),
-            "kind": ("u1", <size_t> &(<Row *> 0).kind), "service": ("u1", <size_t> &(<Row *> 0).service),
+            "time": ("i8", <const char *> &row.time - base), "delay": ("f8", <const char *> &row.delay - base),
+            "line": ("u4", <const char *> &row.line - base), "length": ("u2", <const char *> &row.length - base),
+            "kind": ("u1", <const char *> &row.kind - base), "service": ("u1", <const char *> &row.service - base),
         }
         for name, i in _NUMBER_NUMBER.items():
-            offsets[name] = ("i8", <size_t> &(<Row *> 0).number + <size_t> i * sizeof(int64_t))
+            offsets[name] = ("i8", <const char *> &row.number[<int> i] - base)
         dtype = numpy.dtype({
             "names": list(offsets), "formats": [f for f, _ in offsets.values()], "offsets": [o for _, o in offsets.values()],
             "itemsize": sizeof(Row),
@@ -714,7 +716,7 @@ cdef class Matcher:
             elif op.code == OP_DECIMAL:
                 row.delay = 0
                 i = at
-                while i < end and is_digit(line[i]):
+                while i < end and is_digit(line[i]) and i - at < 18:
                     row.delay = row.delay * 10 + (line[i] - 48)
                     i += 1
                 if i == at:

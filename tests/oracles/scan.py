@@ -168,7 +168,7 @@ _FORMS = [
         + _address(b"orig_to", b">, relay=")
         + rb">)?+"
         rb", relay=" + _until(b"relay", b", conn_use=", b", delay=") + rb"(?:, conn_use=" + _until(b"_1", b", delay=") + rb")?+"
-        rb", delay=(?P<delay>\d++(?:\.\d*+)?+)(?:, delays=" + _until(b"_2", b", tls=", b", dsn=", b", status=") + rb")?+"
+        rb", delay=(?P<delay>\d{1,18}+(?:\.\d{0,15}+)?+)(?:, delays=" + _until(b"_2", b", tls=", b", dsn=", b", status=") + rb")?+"
         rb"(?:, tls=" + _until(b"_3", b", dsn=", b", status=") + rb")?+(?:, dsn=" + _until(b"dsn", b", status=") + rb")?+"
         rb", status=" + _until(b"status", b" (") + rb" \((?P<reply>.*)",
     ),
