@@ -24,10 +24,13 @@ cdef enum:
     TAG_PROBES = 4
     # Candidates for the beginning of an access message's tail, from the right. More than a few exist only in hostile lines.
     TAIL_CANDIDATES = 32
+    # The end of a Dovecot line tells whose it is, so none is believed that may have been cut: syslog packets are cut at 1,024 bytes.
+    DOVECOT_LIMIT = 960
 
 # forms.py
 cdef enum:
     OP_LITERAL, OP_OPTIONAL, OP_TEXT, OP_INTEGER, OP_DECIMAL, OP_CLIENT, OP_RELAY, OP_CODE, OP_TAIL, OP_END
+    OP_LOGIN, OP_PASSDB
 
 cdef extern from "Python.h":
     int PyBuffer_FillInfo(Py_buffer *view, object exporter, void *buf, Py_ssize_t length, int readonly, int flags) except -1
@@ -332,6 +335,7 @@ cdef class Matcher:
     cdef int32_t n_forms
     cdef list keep      # the bytes objects that the literals point into
     cdef dict services
+    cdef uint8_t dovecot
 
     def __cinit__(self):
         compiled, by_service = _forms.compile_forms()
@@ -377,9 +381,9 @@ cdef class Matcher:
         for i, numbers in by_service.items():
             for queued in (0, 1):
                 mine = [j for j in numbers if compiled[j].queued == queued]
-                firsts = {compiled[j].first[:1] for j in mine} - {b""}
+                firsts = {byte for j in mine for byte in compiled[j].first_bytes}
                 for byte in (b"", *firsts):
-                    candidates = tuple([j for j in mine if compiled[j].first[:1] in (b"", byte)])
+                    candidates = tuple([j for j in mine if not compiled[j].first_bytes or byte in compiled[j].first_bytes])
                     if candidates not in begin:
                         begin[candidates] = len(order)
                         order += [*candidates, -1]
@@ -395,6 +399,7 @@ cdef class Matcher:
         for i in range(len(order)):
             self.order[i] = order[i]
         self.services = {name.encode(): i for i, name in enumerate(_fields.SERVICES) if name}
+        self.dovecot = _fields.SERVICES.index("dovecot")
 
     def __dealloc__(self):
         free(self.ops)
@@ -571,7 +576,6 @@ cdef class Matcher:
         cdef int64_t number
         cdef double scale
         cdef Literal *literal
-        cdef bint known
         while True:
             if op.code == OP_LITERAL:
                 literal = &self.literals[op.stops]
@@ -585,18 +589,18 @@ cdef class Matcher:
                     continue
                 at += literal.length
             elif op.code == OP_TEXT:
-                i = self.stop(op, line, at, end)
-                if i < 0 or (op.word and memchr(line + at, 32, i - at) != NULL):
-                    return False
                 if op.n_words:
-                    known = False
+                    # What follows the word is the next operation's to see.
+                    i = -1
                     for k in range(op.n_words):
                         literal = &self.literals[op.words + k]
-                        if literal.length == i - at and sentinel_same(literal.text, line + at, literal.length):
-                            known = True
+                        if self.starts(literal, line, at, end):
+                            i = at + literal.length
                             break
-                    if not known:
-                        return False
+                else:
+                    i = self.stop(op, line, at, end)
+                if i < 0 or (op.word and memchr(line + at, 32, i - at) != NULL):
+                    return False
                 if op.field >= 0:
                     row.text[op.field].start = <uint16_t> at
                     row.text[op.field].length = <uint16_t> (i - at)
@@ -655,9 +659,98 @@ cdef class Matcher:
                     at = i + 1
             elif op.code == OP_TAIL:
                 return self.tail(row, line, at, end, op.field)
+            elif op.code == OP_LOGIN:
+                return dovecot_login(row, line, at, end)
+            elif op.code == OP_PASSDB:
+                return dovecot_passdb(row, line, at, end)
             else:
                 return at == end
             op += 1
+
+
+cdef inline Py_ssize_t address_end(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """The end of what may be an IP address, ``at`` where there is none."""
+    while at < end and CLASS[<uint8_t> line[at]] & 4:
+        at += 1
+    return at
+
+
+cdef bint dovecot_login(Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """``u>[, method=M], rip=IP[, ...]`` to the end of the line (Dovecot, login_log_format_elements).
+
+    The user is the client's, and M its word in upper case; what comes after the address is Dovecot's. So the last ``, rip=`` is the real one.
+    """
+    cdef Py_ssize_t rip, ip_end, user_end, method
+    if end > DOVECOT_LIMIT:
+        return False
+    rip = sentinel_rfind(line, at, end, b", rip=", 6)
+    if rip <= at:
+        return False
+    ip_end = address_end(line, rip + 6, end)
+    if ip_end == rip + 6 or (ip_end < end and line[ip_end] != 44):
+        return False
+    user_end = rip - 1
+    if line[user_end] != 62:
+        user_end = sentinel_rfind(line, at, rip, b">, method=", 10)
+        if user_end < 0:
+            return False
+        method = user_end + 10
+        if method == rip or memchr(line + method, 32, rip - method) != NULL:
+            return False
+        row.text[SASL_METHOD].start = <uint16_t> method
+        row.text[SASL_METHOD].length = <uint16_t> (rip - method)
+    if user_end > at:
+        row.text[SASL_USERNAME].start = <uint16_t> at
+        row.text[SASL_USERNAME].length = <uint16_t> (user_end - at)
+    row.text[CLIENT_IP].start = <uint16_t> (rip + 6)
+    row.text[CLIENT_IP].length = <uint16_t> (ip_end - rip - 6)
+    return True
+
+
+cdef bint dovecot_passdb(Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """``[Info: ][conn ...: auth-worker<n>: ]db(u,IP[,<session>]): text``: user and address, if there is one place only to take them from.
+
+    The user stands before the address and may imitate it, as may a password that is logged after it.
+    """
+    cdef Py_ssize_t i, start, found = -1, found_end = -1
+    cdef const char *hit
+    if begins(line, at, end, b"Info: ", 6):
+        at += 6
+    if begins(line, at, end, b"conn unix:auth-worker (", 23):
+        i = sentinel_find(line, at, end, b"): auth-worker<", 15)
+        if i < 0:
+            return False
+        i += 15
+        while i < end and is_digit(line[i]):
+            i += 1
+        if not begins(line, i, end, b">: ", 3):
+            return False
+        at = i + 3
+    start = at
+    while start < end and (97 <= line[start] <= 122 or is_digit(line[start]) or line[start] == 45):
+        start += 1
+    if start == at or start >= end or line[start] != 40:
+        return False
+    start += 1
+    i = start
+    while i < end:
+        hit = <const char *> memchr(line + i, 44, end - i)
+        if hit == NULL:
+            break
+        i = hit - line + 1
+        at = address_end(line, i, end)
+        if at > i and (begins(line, at, end, b"): ", 3) or begins(line, at, end, b",<", 2)):
+            if found >= 0:
+                return True
+            found, found_end = i, at
+    if found < 0:
+        return False
+    if found - 1 > start:
+        row.text[SASL_USERNAME].start = <uint16_t> start
+        row.text[SASL_USERNAME].length = <uint16_t> (found - 1 - start)
+    row.text[CLIENT_IP].start = <uint16_t> found
+    row.text[CLIENT_IP].length = <uint16_t> (found_end - found)
+    return True
 
 
 cdef inline Py_ssize_t dsn_end(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
@@ -972,8 +1065,14 @@ cdef class Scanner:
                 i += 1
             row.text[ACTION].start = <uint16_t> text
             row.text[ACTION].length = <uint16_t> (i - text)
-            row.text[REPLY].start = <uint16_t> (i + 2)
-            row.text[REPLY].length = <uint16_t> (end - i - 2)
+            i += 2
+            at = queue_id_end(line, i, end)
+            if at > i:
+                row.text[QUEUE_ID].start = <uint16_t> i
+                row.text[QUEUE_ID].length = <uint16_t> (at - i)
+                i = at + 2
+            row.text[REPLY].start = <uint16_t> i
+            row.text[REPLY].length = <uint16_t> (end - i)
             return WARNING
         return OTHER
 
@@ -1013,6 +1112,18 @@ cdef class Scanner:
         elif kind == AUTH_FAILED:
             if reply.start and reply.length == 0:
                 reply.start = 0
+            if row.service == self.matcher.dovecot and sentinel_find(
+                    line, reply.start, reply.start + reply.length, b"(auth failed, ", 14) < 0:
+                return OTHER
+        elif kind == CONNECT_FAILED:
+            at = reply.start
+            if begins(line, at, at + reply.length, b"server refused to talk to me: ", 30):
+                at += 30
+            code(row, line, at, reply.start + reply.length)
+            # What other forms end with is the remote's.
+            at = row.text[RELAY_HOST].start - 11
+            if row.number[RELAY_PORT] < 0 and at > 0 and begins(line, at, end, b"connect to ", 11):
+                old_port(row, line)
         elif kind == REJECTED and not row.text[SASL_USERNAME].start:
             # smtpd_check.c: "<sender>: Sender address rejected: not owned by user {login}". The login closes the text. Where an address
             # only pretends to be the sentence, the bracket that closes it follows.
@@ -1079,7 +1190,8 @@ cdef class Scanner:
         name, _, service = whole.rpartition(b"/")
         entry.length = <int32_t> n
         memcpy(entry.text, text, n)
-        entry.service = self.matcher.services.get(service, 0) if name else 0
+        # Without a slash only names that are nobody else's: Dovecot, and Postfix's commands (postmulti).
+        entry.service = self.matcher.services.get(service, 0) if name or service == b"dovecot" or service.startswith(b"post") else 0
         # "postfix" alone: the service name was lost on the way (RFC 5424 templates), or a command that has none.
         entry.postfix = (entry.service != 0 or service.startswith(b"postfix") or name.startswith(b"postfix")) and not (
             b":" in whole or b"[" in whole)
@@ -1203,9 +1315,42 @@ cdef class Scanner:
         return i + 1
 
 
+cdef Py_ssize_t queue_id_end(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """The end of a queue ID that ``: `` follows, or ``at``."""
+    cdef Py_ssize_t i = at
+    cdef uint8_t both = 3, alphabet = 0
+    while i < end and i - at <= 24:
+        both &= CLASS[<uint8_t> line[i]]
+        if both == 0:
+            break
+        alphabet = both
+        i += 1
+    if i - at >= 6 and i - at <= 24 and i + 1 < end and line[i] == 58 and line[i + 1] == 32 and (
+            alphabet & 1 or is_long_queue_id(line, at, i)):
+        return i
+    return at
+
+
 cdef inline bint is_long_queue_id(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
     """Base 52, with a "z" after at least ten characters (global/mail_queue.h). A short one is hexadecimal in upper case."""
     return end - at >= 12 and memchr(line + at + 10, 122, end - at - 10) != NULL
+
+
+cdef void old_port(Row *row, const char *line) noexcept:
+    """The port of ``connect to host[ip]: text (port 25)``, as it was before 2.5."""
+    cdef Span *reply = &row.text[REPLY]
+    cdef Py_ssize_t stop = reply.start + reply.length, at = sentinel_rfind(line, reply.start, stop, b" (port ", 7), i
+    cdef int64_t port = 0
+    if at < 0:
+        return
+    i = at + 7
+    while i < stop and is_digit(line[i]) and i < at + 12:
+        port = port * 10 + line[i] - 48
+        i += 1
+    if i == at + 7 or i + 1 != stop or line[i] != 41:
+        return
+    row.number[RELAY_PORT] = port
+    reply.length = <uint16_t> (at - reply.start)
 
 
 cdef inline void code(Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
@@ -1219,7 +1364,8 @@ def numbering():
     return {
         "text": [("queue_id", QUEUE_ID), ("client_ip", CLIENT_IP), ("helo", HELO), ("peer_ip", PEER_IP), ("count", N_TEXT)],
         "number": [("pid", PID), ("uid", UID), ("count", N_NUMBER)],
-        "kind": [("unparsed", UNPARSED), ("delivery", DELIVERY), ("warning", WARNING), ("count", N_KINDS)],
+        "kind": [("unparsed", UNPARSED), ("delivery", DELIVERY), ("warning", WARNING), ("auth_success", AUTH_SUCCESS), ("count", N_KINDS)],
         "service": [("smtpd", S_SMTPD), ("qmgr", S_QMGR), ("postsuper", S_POSTSUPER)],
-        "operation": [OP_LITERAL, OP_OPTIONAL, OP_TEXT, OP_INTEGER, OP_DECIMAL, OP_CLIENT, OP_RELAY, OP_CODE, OP_TAIL, OP_END],
+        "operation": [OP_LITERAL, OP_OPTIONAL, OP_TEXT, OP_INTEGER, OP_DECIMAL, OP_CLIENT, OP_RELAY, OP_CODE, OP_TAIL, OP_END,
+                      OP_LOGIN, OP_PASSDB],
     }
