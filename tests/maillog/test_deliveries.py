@@ -350,7 +350,7 @@ def test_notification_that_failed():
         "kind": "warning",
         "action": "warning",
         "queue_id": "4A00000001",
-        "reply": "sender notification failed to u@example.net: 4A00000002: x",
+        "reply": "4A00000001: sender notification failed to u@example.net: 4A00000002: x",
     }
 
 
@@ -363,7 +363,7 @@ WARNINGS = {
     "sendmail": ("sendmail", "fatal", "u@example.com(1000): message file too big"),
     "an error": ("smtp", "error", "unsupported dictionary type: x"),
     "panic": ("qmgr", "panic", "myfree: corrupt memory block"),
-    "an address, not a queue ID": ("smtpd", "warning", "2001:db8::7: address not listed for hostname x.example"),
+    "an address, not a queue ID": ("smtp", "warning", "2001:db8::7: x"),
 }
 
 

@@ -402,7 +402,7 @@ def _severity(text: bytes, found: dict) -> str:
     found.update(severity.groupdict())
     queue_id = _QUEUE_ID.match(severity["reply"])
     if queue_id:
-        found.update(queue_id=queue_id[1], reply=severity["reply"][queue_id.end() :])
+        found["queue_id"] = queue_id[1]
     return "warning"
 
 
