@@ -64,7 +64,7 @@ class Engine:
     ``rules``: from :func:`load_rules`; None for the product's own. ``networks``: our own, as CIDR. ``logins``: who may write as whom.
     ``timezone`` and ``year``: for stamps without them; ``newest``: seconds since the epoch beyond which (by more than a day) no log
     begins, to infer the year of a first line without one. ``max_open_messages``: the limit of the queue-ID join. ``keep_all``: rows
-    also for lines that mean nothing.
+    also for lines that mean nothing. ``dialect``: the one mail server whose lines are read, or ``auto``.
     """
 
     def __init__(
@@ -80,6 +80,7 @@ class Engine:
         newest: int | None = None,
         max_open_messages: int = 1_000_000,
         keep_all: bool = False,
+        dialect: str = "auto",
     ) -> None:
         self.rules = load_rules() if rules is None else RuleSet(rules)
         self._logins = logins or Logins()
@@ -87,6 +88,7 @@ class Engine:
         self._providers = providers or load_providers()
         self._timezone, self._year, self._newest = timezone, year, newest
         self._keep_all = keep_all
+        self._dialect = dialect
         self._streams: dict[str, _Stream] = {}
         self._networks = Networks(list(networks))
         self._max_open_messages = max_open_messages
@@ -143,7 +145,7 @@ class Engine:
         """Names a source before its first chunk, with a ``newest`` of its own: archives of many years each have theirs."""
         if source not in self._streams:
             clock = LogClock(self._timezone, self._year, self._newest if newest is None else newest)
-            self._streams[source] = _Stream(Scanner(clock, keep_all=self._keep_all))
+            self._streams[source] = _Stream(Scanner(clock, keep_all=self._keep_all, dialect=self._dialect))
 
     def _stream(self, source: str) -> _Stream:
         if source not in self._streams:
@@ -286,7 +288,7 @@ class Engine:
             core.windows.restore(head["windows"], parts[2], head["evidence"])
         streams = {}
         for name, (scanner, unfinished, dropped, offset) in head["streams"].items():
-            stream = streams[name] = _Stream(Scanner(clock, keep_all=self._keep_all))
+            stream = streams[name] = _Stream(Scanner(clock, keep_all=self._keep_all, dialect=self._dialect))
             stream.scanner.restore(scanner)
             stream.unfinished = unfinished.encode("latin-1")
             stream.dropped = dropped

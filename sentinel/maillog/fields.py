@@ -47,10 +47,11 @@ KINDS = (
     "connect_failed",
     "bounce_notice",
     "warning",
+    "auth_success",
 )
 
 # master.cf's daemons and the commands that log on their own (Postfix 3.11, conf/postfix-files and src/). The first is a name that the
-# header has lost, the last a daemon that is not Postfix's own.
+# header has lost, the last a daemon that is not Postfix's own. "exim", "qmail" and "sendmail" (as a tag by itself) are other mail servers.
 SERVICES = (
     "",
     "smtpd",
@@ -92,8 +93,16 @@ SERVICES = (
     "defer",
     "trace",
     "nqmgr",
+    "exim",
+    "qmail",
     "*",
 )
+
+DIALECTS = ("sendmail", "exim", "qmail")
+"""Mail servers whose lines ``dialects`` reads, by the name of their service."""
+
+STATUSES = ("", "sent", "deferred", "bounced")
+"""What a row says of a delivery whose line has no such word (``Row.said``)."""
 
 COLUMNS = (
     "time",
