@@ -75,7 +75,7 @@ def _replay_options(replay: argparse.ArgumentParser) -> None:
 def _parse_options(parse: argparse.ArgumentParser) -> None:
     parse.add_argument("files", nargs="+", metavar="FILE", help="logs, also .gz .xz .zst .bz2; - is standard input")
     parse.add_argument("--format", choices=("jsonl", "csv", "parquet"), default="jsonl", help="default: jsonl; parquet needs pyarrow")
-    parse.add_argument("--dialect", choices=("auto", "postfix", "sendmail", "exim"), default="auto", help="default: auto")
+    parse.add_argument("--dialect", choices=("auto", "postfix", "sendmail", "exim", "qmail"), default="auto", help="default: auto")
     parse.add_argument("--attributed", action="store_true", help="with the origin's account, client and sender on every row")
     parse.add_argument("--all", action="store_true", help="also lines that mean nothing (other) and that are not mail (unparsed)")
     parse.add_argument("--out", metavar="FILE", help="write there and not to standard output")

@@ -21,9 +21,7 @@ from sentinel.zones import zone
 
 
 def main(arguments: argparse.Namespace) -> int:
-    if arguments.dialect not in ("auto", "postfix"):
-        raise UserError(f"--dialect {arguments.dialect}: logs of {arguments.dialect} can't be read yet; postfix and auto can")
-    engine = Engine((), timezone=zone(arguments.timezone), year=arguments.year, keep_all=arguments.all)
+    engine = Engine((), timezone=zone(arguments.timezone), year=arguments.year, keep_all=arguments.all, dialect=arguments.dialect)
     with progress(arguments.files) as report:
         merge = Merge(engine, arguments.files, report)
         rows = _rows(merge, arguments.attributed)

@@ -19,7 +19,8 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from sentinel.maillog._scan cimport (CLIENT_IP, DELIVERY, EventBatch, HOST, N_KINDS, PEER_HOST, PEER_IP, RECIPIENT,
-    RELAY_HOST, RELAY_IP, LINKED_QUEUE_ID, MESSAGE_ID, REPLY, REPLY_CODE, Row, SASL_USERNAME, SENDER, STATUS, QUEUE_ID, text_of)
+    RELAY_HOST, RELAY_IP, LINKED_QUEUE_ID, MESSAGE_ID, REPLY, REPLY_CODE, Row, SASL_USERNAME, SENDER, STATUS, QUEUE_ID, status_length,
+    status_word, text_of)
 from sentinel.maillog._symbols cimport ABSENT, Symbols, sentinel_hash
 from sentinel.track._join cimport Networks, Tracker
 
@@ -543,6 +544,10 @@ cdef class Windows:
             n[0] = self.symbols.length(symbol)
             return True
         if row.text[own].start == 0:
+            if own == STATUS and row.said:
+                p[0] = status_word(row.said)
+                n[0] = status_length(row.said)
+                return True
             return False
         p[0] = text_of(row, line, own)
         n[0] = row.text[own].length
@@ -827,7 +832,7 @@ cdef class Windows:
             return 0
         provider = self.host_provider(row, line)
         number = <int> (provider & 255) if provider >= 0 else 0
-        self.deliveries[status_number(line + row.text[STATUS].start, row.text[STATUS].length)][number] += 1
+        self.deliveries[row.said if row.said else status_number(line + row.text[STATUS].start, row.text[STATUS].length)][number] += 1
         if row.number[REPLY_CODE] >= 400:
             self.replies[self.reply_class(row, line)][number] += 1
         return 0
@@ -839,7 +844,10 @@ cdef class Windows:
         for k in range(rule.n_by):
             symbols[k] = self.symbol(row, line, rule.by[k])
             if symbols[k] < 0:
-                return ABSENT
+                if rule.by[k] != HOST:
+                    return ABSENT
+                # A log of one server that does not name it.
+                symbols[k] = self.symbols.intern(b"", 0)
         if rule.n_by == 1:
             return symbols[0]
         for k in range(rule.n_by):

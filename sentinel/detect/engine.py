@@ -50,9 +50,9 @@ class _Stream:
 
     __slots__ = ("clock", "dropped", "offset", "scanner", "unfinished")
 
-    def __init__(self, clock: LogClock, keep_all: bool) -> None:
+    def __init__(self, clock: LogClock, keep_all: bool, dialect: str) -> None:
         self.clock = clock
-        self.scanner = Scanner(clock, keep_all=keep_all)
+        self.scanner = Scanner(clock, keep_all=keep_all, dialect=dialect)
         self.unfinished = b""
         self.dropped = 0
         """Bytes of the unfinished line beyond those kept."""
@@ -65,7 +65,7 @@ class Engine:
     ``rules``: from :func:`load_rules`; None for the product's own. ``networks``: our own, as CIDR. ``logins``: who may write as whom.
     ``timezone`` and ``year``: for stamps without them; ``newest``: seconds since the epoch beyond which (by more than a day) no log
     begins, to infer the year of a first line without one. ``max_open_messages``: the limit of the queue-ID join. ``keep_all``: rows
-    also for lines that mean nothing.
+    also for lines that mean nothing. ``dialect``: the one mail server whose lines are read, or ``auto``.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Engine:
         newest: int | None = None,
         max_open_messages: int = 1_000_000,
         keep_all: bool = False,
+        dialect: str = "auto",
     ) -> None:
         self.rules = load_rules() if rules is None else RuleSet(rules)
         self._logins = logins or Logins()
@@ -89,6 +90,7 @@ class Engine:
         self._timezone, self._year, self._newest = timezone, year, newest
         self._limit: int | None = None
         self._keep_all = keep_all
+        self._dialect = dialect
         self._streams: dict[str, _Stream] = {}
         self._networks = Networks(list(networks))
         self._max_open_messages = max_open_messages
@@ -149,7 +151,7 @@ class Engine:
         if source not in self._streams:
             newest = self._newest if newest is None else newest
             clock = LogClock(self._timezone, year or self._year, newest, self._limit if limit is None else limit)
-            self._streams[source] = _Stream(clock, self._keep_all)
+            self._streams[source] = _Stream(clock, self._keep_all, self._dialect)
 
     def written_until(self, now: int) -> None:
         """For who follows live logs: no line fed from here on lies more than a day after ``now``, in seconds since the epoch.
@@ -316,7 +318,7 @@ class Engine:
             core.windows.restore(head["windows"], parts[2], head["evidence"])
         streams = {}
         for name, (scanner, unfinished, dropped, offset) in head["streams"].items():
-            stream = streams[name] = _Stream(LogClock(self._timezone, self._year, self._newest, self._limit), self._keep_all)
+            stream = streams[name] = _Stream(LogClock(self._timezone, self._year, self._newest, self._limit), self._keep_all, self._dialect)
             stream.scanner.restore(scanner)
             stream.unfinished = unfinished.encode("latin-1")
             stream.dropped = dropped

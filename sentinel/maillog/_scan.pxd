@@ -21,6 +21,7 @@ cdef enum:
 cdef enum:
     S_UNKNOWN, S_SMTPD, S_CLEANUP, S_QMGR, S_SMTP, S_LMTP, S_LOCAL, S_VIRTUAL, S_PIPE, S_ERROR, S_DISCARD, S_BOUNCE, S_PICKUP, S_POSTSCREEN
     S_POSTSUPER
+    S_SENDMAIL = 30
 
 # Where a message came from (track/), kept on the row.
 cdef enum:
@@ -51,6 +52,13 @@ cdef struct Row:
     uint8_t forwarded     # the message came from another by an alias or .forward
     uint8_t attributed    # belongs to a message of the join
     uint8_t inside        # the message's client_ip lies in our own networks
+    uint8_t said          # status of a delivery whose line has no word for it, in STATUSES; see status_word()
+
+cdef inline const char *status_word(int said) noexcept:
+    return b"sent" if said == 1 else b"deferred" if said == 2 else b"bounced"
+
+cdef inline Py_ssize_t status_length(int said) noexcept:
+    return 4 if said == 1 else 8 if said == 2 else 7
 
 # Where a span's start says that its text is no part of the line but the one word that the scan adds itself.
 cdef enum:
@@ -76,6 +84,7 @@ cdef class EventBatch:
     cdef Symbols symbols
     cdef int generation
     cdef Row *append(self) except NULL
+    cdef int add(self, Row *header, int kind, int service, int said, double delay, spans, numbers) except -1
     cdef bytes raw(self, Row *row, int field)
     cdef Row *at(self, Py_ssize_t i) except NULL
     cdef bytes own_or_origin(self, Row *row, int field)

@@ -168,10 +168,30 @@ cdef class EventBatch:
         self.size += 1
         return row
 
+    cdef int add(self, Row *header, int kind, int service, int said, double delay, spans, numbers) except -1:
+        """A row of a line that Python has read: ``spans`` are (field, start, end) in the line, ``numbers`` (field, value)."""
+        cdef Row *row = self.append()
+        cdef Py_ssize_t field, start, end
+        memcpy(row, header, sizeof(Row))
+        row.kind = <uint8_t> kind
+        row.service = <uint8_t> service
+        row.said = <uint8_t> said
+        row.delay = delay
+        for field, start, end in spans:
+            if not (0 <= field < N_TEXT and 0 < start <= end <= row.length):
+                raise ValueError(f"no text of a line of {row.length} bytes: {field}, {start} to {end}")
+            row.text[field].start = <uint16_t> start
+            row.text[field].length = <uint16_t> (end - start)
+        for field, value in numbers:
+            if not 0 <= field < N_NUMBER:
+                raise ValueError(f"no number field {field}")
+            row.number[field] = min(value, 1 << 62)
+        return 0
+
     cdef bytes raw(self, Row *row, int field):
         """A text as it stands in the line, or None."""
         if row.text[field].start == 0:
-            return None
+            return status_word(row.said)[:status_length(row.said)] if field == STATUS and row.said else None
         cdef const char *p = text_of(row, self.base + row.line, field)
         return p[:row.text[field].length]
 
@@ -412,7 +432,7 @@ cdef class Matcher:
             raise MemoryError
         for i in range(len(order)):
             self.order[i] = order[i]
-        self.services = {name.encode(): i for i, name in enumerate(_fields.SERVICES) if name}
+        self.services = {name.encode(): i for i, name in enumerate(_fields.SERVICES) if name and name not in ("exim", "qmail")}
         self.dovecot = _fields.SERVICES.index("dovecot")
 
     def __dealloc__(self):
@@ -906,11 +926,26 @@ cdef inline bint begins(const char *line, Py_ssize_t at, Py_ssize_t end, const c
 
 cdef Matcher MATCHER = Matcher()
 
+# fields.DIALECTS, from 1
+cdef enum:
+    D_SENDMAIL = 1, D_EXIM, D_QMAIL
+
+cdef list SERVICE_OF_DIALECT = [0, *[_fields.SERVICES.index(name) for name in _fields.DIALECTS]]
+
+cdef int dialect_of(bytes tag) except -1:
+    """Which other mail server writes under a syslog tag; 0 for none."""
+    if tag in (b"sendmail", b"sm-mta", b"sm-msp", b"sm-msp-queue", b"sm-client", b"sm-queue", b"sendmail-client"):
+        return D_SENDMAIL
+    if tag.startswith(b"exim"):
+        return D_EXIM
+    return D_QMAIL if tag == b"qmail" else 0
+
 cdef struct Tag:
     int32_t length
     uint16_t name_length
     uint8_t service
     uint8_t postfix
+    uint8_t dialect     # its number in fields.DIALECTS, from 1
     char text[128]
 
 
@@ -920,6 +955,11 @@ cdef class Scanner:
 
     cdef object clock
     cdef bint keep_all
+    cdef bint postfix           # its lines are read
+    cdef int dialects           # bits of the other mail servers whose lines are read, by their number in fields.DIALECTS from 1
+    cdef int dialect            # of the line that parse() has left to Python
+    cdef Py_ssize_t text_at     # where its text begins
+    cdef object reader          # dialects.read, once a line has asked for it
     cdef Matcher matcher
     # the stamp of the line before, and what it came to
     cdef char stamp[32]
@@ -935,10 +975,15 @@ cdef class Scanner:
     cdef Tag *free_tag
     cdef int64_t counts[3]      # lines: event, ignored, unparsed
 
-    def __cinit__(self, clock, *, bint keep_all=False):
-        """``clock``: a ``LogClock``. ``keep_all``: rows also for lines that mean nothing (kinds ``other`` and ``unparsed``)."""
+    def __cinit__(self, clock, *, bint keep_all=False, str dialect="auto"):
+        """``clock``: a ``LogClock``. ``keep_all``: rows also for lines that mean nothing (kinds ``other`` and ``unparsed``).
+
+        ``dialect``: ``auto``, or the one mail server whose lines are read (``postfix``, ``sendmail``, ``exim``, ``qmail``).
+        """
         self.clock = clock
         self.keep_all = keep_all
+        self.postfix = dialect in ("auto", "postfix")
+        self.dialects = sum([2 << i for i, name in enumerate(_fields.DIALECTS) if dialect in ("auto", name)])
         self.matcher = MATCHER
         self.hour_key = self.local_key = -1
         memset(self.tags, 0, sizeof(self.tags))
@@ -1013,7 +1058,11 @@ cdef class Scanner:
             kind = UNPARSED
         else:
             row.length = <uint16_t> (end - begin)
+            self.dialect = 0
             kind = self.parse(row, base + begin, end - begin)
+            if kind == UNPARSED and self.dialect and self.dialects >> self.dialect & 1:
+                kind = self.other_server(batch, base + begin)
+                row = &batch.rows[batch.size - 1]
         row.kind = kind
         if kind > OTHER:
             self.counts[0] += 1
@@ -1025,6 +1074,29 @@ cdef class Scanner:
         if not self.keep_all:
             batch.size -= 1
         return 0
+
+    cdef int other_server(self, EventBatch batch, const char *line) except -1:
+        """Lets Python read the last row's line; its rows take that row's place. The kind of the last one."""
+        cdef Row header = batch.rows[batch.size - 1]
+        if header.text[SYSLOG_NAME].start == 0:
+            # No syslog header: what was taken for one is text.
+            header.text[HOST].start = header.text[HOST].length = 0
+            header.number[PID] = -1
+        if self.reader is None:
+            from sentinel.maillog import dialects
+            self.reader = dialects.read
+        events = self.reader(line[:header.length], self.text_at, self.dialect)
+        if events is None:
+            batch.rows[batch.size - 1] = header
+            return UNPARSED
+        if not events:
+            header.service = <uint8_t> SERVICE_OF_DIALECT[self.dialect]
+            batch.rows[batch.size - 1] = header
+            return OTHER
+        batch.size -= 1
+        for kind, said, delay, spans, numbers in events:
+            batch.add(&header, kind, SERVICE_OF_DIALECT[self.dialect], said, delay, spans, numbers)
+        return batch.rows[batch.size - 1].kind
 
     cdef int parse(self, Row *row, const char *line, Py_ssize_t end) except -1:
         cdef Py_ssize_t at = 0, i, n, start
@@ -1048,8 +1120,16 @@ cdef class Scanner:
         else:
             i = self.timestamp(row, line, at, end)
             if i < 0:
+                if at < end and line[at] == 64 and self.tai64n(row, line, at, end):
+                    self.dialect = D_QMAIL
+                    self.text_at = at + 26
+                    return UNPARSED
                 row.time = NO_TIME
                 return UNPARSED
+            # "2026-11-22 02:04:46 text": exim's own log has a blank in its stamp, and neither host nor tag.
+            if at == 0 and is_digit(line[0]) and line[10] == 32:
+                self.dialect = D_EXIM
+                self.text_at = i
             at = i
         start = at
         if end - at > self.host_length and line[at + self.host_length] == 32 and self.host_length and sentinel_same(line + at, self.host, self.host_length):
@@ -1059,6 +1139,9 @@ cdef class Scanner:
             if hit == NULL or hit == line + at:
                 return UNPARSED
             at = hit - line
+            if memchr(line + start, 61, at - start) != NULL:
+                # exim's "H=(name given in HELO ...": what follows is the client's.
+                return UNPARSED
             if at - start <= <Py_ssize_t> sizeof(self.host):
                 self.host_length = <int> (at - start)
                 memcpy(self.host, line + start, self.host_length)
@@ -1080,6 +1163,8 @@ cdef class Scanner:
                 return UNPARSED
             tag = self.tag(line + start, at - start)
         if tag == NULL or not tag.postfix:
+            if tag != NULL and tag.dialect:
+                self.syslog_text(row, line, at, end, start, tag)
             return UNPARSED
         if line[at] == 91:
             at = self.pid(row, line, at + 1, end)
@@ -1091,6 +1176,49 @@ cdef class Scanner:
         if at >= end or line[at] != 32:
             return UNPARSED
         return self.message(row, line, at + 1, end, start, tag)
+
+    cdef void syslog_text(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end, Py_ssize_t tag_start, Tag *tag) noexcept:
+        """The rest of the header of a line that another mail server has written through syslog."""
+        if line[at] == 91:
+            at = self.pid(row, line, at + 1, end)
+            if at >= end or line[at] != 93:
+                return
+            at += 1
+        if at < end and line[at] == 58:
+            at += 1
+        if at >= end or line[at] != 32:
+            return
+        row.text[SYSLOG_NAME].start = <uint16_t> tag_start
+        row.text[SYSLOG_NAME].length = <uint16_t> tag.length
+        self.dialect = tag.dialect
+        self.text_at = at + 1
+
+    cdef bint tai64n(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+        """``@400000006ab1c2d31234abcd ``: seconds since 1970 with 2^62 and 10 added, nanoseconds (daemontools, taia_now.c)."""
+        cdef int64_t seconds = 0, nanoseconds = 0
+        cdef Py_ssize_t i
+        cdef int digit
+        if end - at < 26 or line[at + 25] != 32 or line[at + 1] != 52:
+            return False
+        for i in range(at + 1, at + 25):
+            digit = line[i] - 48 if is_digit(line[i]) else line[i] - 87 if 97 <= line[i] <= 102 else line[i] - 55 if 65 <= line[i] <= 70 else -1
+            if digit < 0:
+                return False
+            if i == at + 1:
+                continue
+            if i < at + 17:
+                seconds = seconds << 4 | digit
+            else:
+                nanoseconds = nanoseconds << 4 | digit
+        seconds -= 10
+        if not 0 <= seconds < 7258118400 or nanoseconds >= 1000000000:
+            return False
+        self.last = seconds
+        self.has_last = True
+        self.hour_key = -1
+        self.stamp_length = 0
+        row.time = seconds * 1000000 + nanoseconds // 1000
+        return True
 
     cdef Py_ssize_t pid(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
         cdef int64_t number = 0
@@ -1116,7 +1244,7 @@ cdef class Scanner:
         if at >= end or at == start:
             return UNPARSED
         tag = self.tag(line + start, at - start)
-        if tag == NULL or not tag.postfix:
+        if tag == NULL or not (tag.postfix or tag.dialect):
             return UNPARSED
         cdef Py_ssize_t i = self.pid(row, line, at + 1, end)
         while i < end and line[i] != 32:
@@ -1146,6 +1274,12 @@ cdef class Scanner:
         while i < end and line[i] == 32:
             i += 1
         if i >= end:
+            return UNPARSED
+        if tag.dialect and not tag.postfix:
+            row.text[SYSLOG_NAME].start = <uint16_t> start
+            row.text[SYSLOG_NAME].length = <uint16_t> tag.length
+            self.dialect = tag.dialect
+            self.text_at = i
             return UNPARSED
         return self.message(row, line, i, end, start, tag)
 
@@ -1369,6 +1503,8 @@ cdef class Scanner:
         # "postfix" alone: the service name was lost on the way (RFC 5424 templates), or a command that has none.
         entry.postfix = (entry.service != 0 or service.startswith(b"postfix") or name.startswith(b"postfix")) and not (
             b":" in whole or b"[" in whole)
+        entry.dialect = 0 if name else dialect_of(whole)
+        entry.postfix = entry.postfix and self.postfix
         if name and not entry.service:
             # A daemon that we don't know must not be read as one that we do.
             entry.service = self.matcher.services[b"*"]
@@ -1456,6 +1592,9 @@ cdef class Scanner:
                 i += 1
         if i >= end:
             return -1
+        if end - i > 6 and line[i] == 32 and (line[i + 1] == 43 or line[i + 1] == 45) and is_digit(line[i + 2]) and line[10 + at] == 32:
+            # exim with "log_timezone": a blank before the zone.
+            i += 1
         if line[i] == 90:
             seconds = days_from_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second
             i += 1
@@ -1529,7 +1668,7 @@ def numbering():
         "text": [("queue_id", QUEUE_ID), ("client_ip", CLIENT_IP), ("helo", HELO), ("peer_ip", PEER_IP), ("count", N_TEXT)],
         "number": [("pid", PID), ("uid", UID), ("count", N_NUMBER)],
         "kind": [("unparsed", UNPARSED), ("delivery", DELIVERY), ("warning", WARNING), ("auth_success", AUTH_SUCCESS), ("count", N_KINDS)],
-        "service": [("smtpd", S_SMTPD), ("qmgr", S_QMGR), ("postsuper", S_POSTSUPER)],
+        "service": [("smtpd", S_SMTPD), ("qmgr", S_QMGR), ("postsuper", S_POSTSUPER), ("sendmail", S_SENDMAIL)],
         "operation": [OP_LITERAL, OP_OPTIONAL, OP_TEXT, OP_INTEGER, OP_DECIMAL, OP_CLIENT, OP_RELAY, OP_CODE, OP_TAIL, OP_END,
                       OP_CHECKED, OP_LOGIN, OP_PASSDB],
     }

@@ -51,7 +51,8 @@ KINDS = (
 )
 
 # master.cf's daemons and the commands that log on their own (Postfix 3.11, conf/postfix-files and src/). The first is a name that the
-# header has lost, the last a daemon that is not Postfix's own; before it Dovecot, whose logins use the same passwords.
+# header has lost, the last a daemon that is not Postfix's own. Before it Dovecot, whose logins use the same passwords, and other mail
+# servers: "exim", "qmail", and "sendmail" (as a tag by itself).
 SERVICES = (
     "",
     "smtpd",
@@ -94,8 +95,16 @@ SERVICES = (
     "trace",
     "nqmgr",
     "dovecot",
+    "exim",
+    "qmail",
     "*",
 )
+
+DIALECTS = ("sendmail", "exim", "qmail")
+"""Mail servers whose lines ``dialects`` reads, by the name of their service."""
+
+STATUSES = ("", "sent", "deferred", "bounced")
+"""What a row says of a delivery whose line has no such word (``Row.said``)."""
 
 COLUMNS = (
     "time",

@@ -66,5 +66,7 @@ cdef class Tracker:
     cdef int rehash(self, uint32_t size) except -1
     cdef int32_t own(self, Row *row, const char *line, int field) except -2
     cdef int row(self, Row *row, const char *line) except -1
+    cdef int session(self, Row *row, const char *line) except -1
+    cdef int32_t session_account(self, Row *row) noexcept
     cdef void inherit(self, Message *child, Message *parent) noexcept
     cdef void hand_on(self, Row *row, const char *line, int32_t slot) noexcept

@@ -10,6 +10,8 @@ itself) and ``removed``, under one (host, queue ID). These are all the ways its 
   What a remote server replies never does: else one could answer with the queue ID of somebody's spam and have it charged to the writer.
 - qmgr's ``from=`` gives the sender, and, the first time, the number of recipients; never for a message that was handed on.
 - ``removed``, by qmgr or postsuper, ends it.
+- sendmail names a login once, in the line of its session's process; the messages that this process takes from the same address within an
+  hour are that login's (``session``).
 
 Limits: at most ``limit`` open messages; the one not seen for longest is forgotten and counted. A line whose message began before the log
 did belongs to nobody and is counted (``unattributed``).
@@ -23,7 +25,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from sentinel.maillog._scan cimport (ACCEPTED, BOUNCE_NOTICE, CLIENT_IP, DELIVERY, EventBatch, HOST, LINKED_QUEUE_ID,
     MESSAGE_ID_LINE, NRCPT, ORIGIN_CLIENT, ORIGIN_INTERNAL, ORIGIN_LOCAL, ORIGIN_LOGIN, ORIGIN_UNKNOWN, PICKED_UP, QUEUE_ID, QUEUED_LINE,
-    RELAY_IP, REMOVED, REPLY, Row, SASL_USERNAME, SENDER, STATUS, S_LOCAL, S_LMTP, S_PIPE)
+    RELAY_IP, REMOVED, REPLY, Row, SASL_USERNAME, SENDER, STATUS, S_LOCAL, S_LMTP, S_PIPE, S_SENDMAIL, AUTH_SUCCESS, CONNECT, PID)
 from sentinel.maillog._symbols cimport ABSENT, Symbols, sentinel_rfind, sentinel_same, sentinel_short_hash
 
 cdef extern from "arpa/inet.h" nogil:
@@ -33,6 +35,7 @@ cdef extern from "sys/socket.h" nogil:
     enum: AF_INET6
 
 cdef uint64_t V4_MAPPED = 0xFFFF
+cdef int64_t SESSION_GAP = 3600 * 1000000
 WORD = (1 << 64) - 1
 
 FORMAT = 1
@@ -287,7 +290,11 @@ cdef class Tracker:
             row.inside = row.text[CLIENT_IP].start and self.networks.holds(line + row.text[CLIENT_IP].start, row.text[CLIENT_IP].length)
             row.account = self.own(row, line, SASL_USERNAME)
             row.ip = self.own(row, line, CLIENT_IP)
+            if row.service == S_SENDMAIL and row.account < 0:
+                row.account = self.session_account(row)
         if n == 0:
+            if row.service == S_SENDMAIL and (row.kind == AUTH_SUCCESS or row.kind == CONNECT):
+                self.session(row, line)
             return 0
         if row.kind == ACCEPTED:
             slot = self.obtain(row.host, queue_id, n, row.time)
@@ -337,7 +344,8 @@ cdef class Tracker:
             row.again = message.queued or message.linked
             message.queued = 1
             if not row.again:
-                row.recipients = <int32_t> min(row.number[NRCPT], 2147483647)
+                # exim says how many only with "log_selector = +received_recipients": there is at least one.
+                row.recipients = <int32_t> min(row.number[NRCPT], 2147483647) if row.number[NRCPT] >= 0 else 1
         else:
             slot = self.look_up(row.host, queue_id, n)
             if slot < 0:
@@ -368,6 +376,46 @@ cdef class Tracker:
         if row.kind == REMOVED:
             self.release(slot)
         return 0
+
+    cdef int session(self, Row *row, const char *line) except -1:
+        """A session of sendmail begins, or has logged in. It is kept as a message whose queue ID is a NUL and the process ID."""
+        cdef char name[9]
+        cdef int32_t slot
+        cdef Message *message
+        if row.number[PID] < 0:
+            return 0
+        name[0] = 0
+        memcpy(name + 1, &row.number[PID], 8)
+        if row.kind == CONNECT:
+            slot = self.look_up(row.host, name, 9)
+            if slot >= 0:
+                self.release(slot)
+            return 0
+        slot = self.obtain(row.host, name, 9, row.time)
+        message = &self.messages[slot]
+        self.reset(message, row.time)
+        message.account = self.own(row, line, SASL_USERNAME)
+        message.ip = self.own(row, line, CLIENT_IP)
+        return 0
+
+    cdef int32_t session_account(self, Row *row) noexcept:
+        """The login of the session that takes a message, or ABSENT. Process IDs come back: address and time must fit."""
+        cdef char name[9]
+        cdef int32_t slot
+        cdef Message *message
+        if row.number[PID] < 0:
+            return ABSENT
+        name[0] = 0
+        memcpy(name + 1, &row.number[PID], 8)
+        slot = self.look_up(row.host, name, 9)
+        if slot < 0:
+            return ABSENT
+        message = &self.messages[slot]
+        if message.ip != row.ip or not 0 <= row.time - message.since <= SESSION_GAP:
+            return ABSENT
+        message.since = row.time
+        self.touch(slot)
+        return message.account
 
     cdef void inherit(self, Message *child, Message *parent) noexcept:
         child.account = parent.account

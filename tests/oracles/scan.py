@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import regex as re
 
-from sentinel.maillog.fields import SERVICES
+from sentinel.maillog.fields import DIALECTS, SERVICES
 
 _MONTHS = b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -373,7 +373,7 @@ def parse(line: bytes, year: int) -> dict | None:
     if time is None or not header or len(header["tag"]) > 128:
         return unparsed
     name, _, daemon = header["tag"].rpartition(b"/")
-    ours = (bool(name) or daemon.startswith((b"post", b"dovecot"))) and daemon.decode("latin-1") in SERVICES[1:-1]
+    ours = (bool(name) or daemon.startswith((b"post", b"dovecot"))) and daemon.decode("latin-1") in set(SERVICES[1:-1]) - set(DIALECTS[1:])
     if not (ours or daemon.startswith(b"postfix") or name.startswith(b"postfix")):
         return unparsed
     found: dict = {"host": header["host"], "pid": header["pid"] or None, "syslog_name": name or header["tag"]}
