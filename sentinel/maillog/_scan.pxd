@@ -51,6 +51,7 @@ cdef struct Row:
     uint8_t forwarded     # the message came from another by an alias or .forward
     uint8_t attributed    # belongs to a message of the join
     uint8_t inside        # the message's client_ip lies in our own networks
+    uint8_t unknown       # a line of kind other that no form took
 
 @cython.final
 cdef class EventBatch:

@@ -212,6 +212,11 @@ cdef class EventBatch:
     def service(self, Py_ssize_t i):
         return self.service_name(self.at(i))
 
+    def unknown(self, Py_ssize_t i):
+        """Whether one of Postfix's daemons wrote the line and none of its forms is this one."""
+        cdef Row *row = self.at(i)
+        return row.unknown != 0 and row.service != len(SERVICES) - 1
+
     cdef str service_name(self, Row *row):
         """The daemon, or None where the header has lost it; a daemon that is not Postfix's own as the tag writes it."""
         cdef Py_ssize_t at, end
@@ -975,6 +980,7 @@ cdef class Scanner:
             row.text[REPLY].start = <uint16_t> (i + 2)
             row.text[REPLY].length = <uint16_t> (end - i - 2)
             return WARNING
+        row.unknown = 1
         return OTHER
 
     cdef uint8_t agent(self, Row *row, const char *line) noexcept:
