@@ -19,7 +19,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from sentinel.maillog._scan cimport (CLIENT_IP, DELIVERY, EventBatch, HOST, N_KINDS, PEER_HOST, PEER_IP, RECIPIENT,
-    RELAY_HOST, RELAY_IP, LINKED_QUEUE_ID, MESSAGE_ID, REPLY, REPLY_CODE, Row, SASL_USERNAME, SENDER, STATUS, QUEUE_ID)
+    RELAY_HOST, RELAY_IP, LINKED_QUEUE_ID, MESSAGE_ID, REPLY, REPLY_CODE, Row, SASL_USERNAME, SENDER, STATUS, QUEUE_ID, text_of)
 from sentinel.maillog._symbols cimport ABSENT, Symbols, sentinel_hash
 from sentinel.track._join cimport Networks, Tracker
 
@@ -544,7 +544,7 @@ cdef class Windows:
             return True
         if row.text[own].start == 0:
             return False
-        p[0] = line + row.text[own].start
+        p[0] = text_of(row, line, own)
         n[0] = row.text[own].length
         return True
 

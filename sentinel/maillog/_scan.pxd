@@ -53,6 +53,18 @@ cdef struct Row:
     uint8_t inside        # the message's client_ip lies in our own networks
     uint8_t unknown       # a line of kind other that no form took
 
+# Where a span's start says that its text is no part of the line but the one word that the scan adds itself.
+cdef enum:
+    SERVER_FAULT_START = 65535
+    SERVER_FAULT_LENGTH = 12
+
+cdef inline const char *text_of(const Row *row, const char *line, int field) noexcept nogil:
+    """A text that is present."""
+    cdef const char *text = b"server-fault"
+    if row.text[field].start != SERVER_FAULT_START:
+        text = line + row.text[field].start
+    return text
+
 @cython.final
 cdef class EventBatch:
     cdef readonly object chunk

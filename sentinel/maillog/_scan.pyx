@@ -24,10 +24,13 @@ cdef enum:
     TAG_PROBES = 4
     # Candidates for the beginning of an access message's tail, from the right. More than a few exist only in hostile lines.
     TAIL_CANDIDATES = 32
+    # A host name has 255 bytes at most, an address and a port some more.
+    CLIENT_LIMIT = 400
 
 # forms.py
 cdef enum:
     OP_LITERAL, OP_OPTIONAL, OP_TEXT, OP_INTEGER, OP_DECIMAL, OP_CLIENT, OP_RELAY, OP_CODE, OP_TAIL, OP_END
+    OP_CHECKED
 
 cdef extern from "Python.h":
     int PyBuffer_FillInfo(Py_buffer *view, object exporter, void *buf, Py_ssize_t length, int readonly, int flags) except -1
@@ -39,7 +42,7 @@ cdef struct Literal:
 cdef struct Op:
     uint8_t code
     int8_t field
-    uint8_t may_end, last, quoted, word
+    uint8_t may_end, last, quoted, word, address
     int32_t jump
     int32_t stops, n_stops
     int32_t words, n_words
@@ -167,7 +170,7 @@ cdef class EventBatch:
         """A text as it stands in the line, or None."""
         if row.text[field].start == 0:
             return None
-        cdef const char *p = self.base + row.line + row.text[field].start
+        cdef const char *p = text_of(row, self.base + row.line, field)
         return p[:row.text[field].length]
 
     cdef Row *at(self, Py_ssize_t i) except NULL:
@@ -335,6 +338,7 @@ cdef class Matcher:
     cdef int32_t *order         # lists of forms to try, each ended by -1
     cdef int32_t *begin         # (service, queued, first byte of the text) -> where its list begins in order
     cdef int32_t n_forms
+    cdef int32_t faults, prompts, n_faults, n_prompts     # SERVER_FAULTS and PROMPTS among the literals
     cdef list keep      # the bytes objects that the literals point into
     cdef dict services
 
@@ -342,6 +346,7 @@ cdef class Matcher:
         compiled, by_service = _forms.compile_forms()
         cdef list ops = [op for form in compiled for op in form.operations]
         cdef Py_ssize_t n_literals = sum(len(op.stops) + len(op.words) for op in ops), at = 0, i, j, k
+        n_literals += len(_forms.SERVER_FAULTS) + len(_forms.PROMPTS)
         cdef list order = [-1]
         cdef dict begin = {(): 0}
         cdef tuple candidates
@@ -366,6 +371,7 @@ cdef class Matcher:
                 self.ops[k].last = op.last
                 self.ops[k].quoted = op.quoted
                 self.ops[k].word = op.word
+                self.ops[k].address = op.address
                 self.ops[k].jump = op.jump + self.forms[i].ops
                 self.ops[k].stops = <int32_t> at
                 self.ops[k].n_stops = len(op.stops)
@@ -378,19 +384,26 @@ cdef class Matcher:
                     at += 1
                 k += 1
             self.forms[i].first = self.ops[self.forms[i].ops].stops if form.first else -1
+        self.faults, self.n_faults = <int32_t> at, len(_forms.SERVER_FAULTS)
+        self.prompts, self.n_prompts = self.faults + self.n_faults, len(_forms.PROMPTS)
+        for text in _forms.SERVER_FAULTS + _forms.PROMPTS:
+            self.keep.append(text)
+            self.literals[at].text = <bytes> text
+            self.literals[at].length = len(text)
+            at += 1
         memset(self.begin, 0, len(_fields.SERVICES) * 512 * sizeof(int32_t))
         for i, numbers in by_service.items():
             for queued in (0, 1):
                 mine = [j for j in numbers if compiled[j].queued == queued]
-                firsts = {compiled[j].first[:1] for j in mine} - {b""}
-                for byte in (b"", *firsts):
-                    candidates = tuple([j for j in mine if compiled[j].first[:1] in (b"", byte)])
+                firsts = set().union(*[compiled[j].first_bytes for j in mine])
+                for byte in (-1, *sorted(firsts)):
+                    candidates = tuple([j for j in mine if not compiled[j].first_bytes or byte in compiled[j].first_bytes])
                     if candidates not in begin:
                         begin[candidates] = len(order)
                         order += [*candidates, -1]
                     at, k = i * 512 + queued * 256, begin[candidates]
-                    if byte:
-                        self.begin[at + <Py_ssize_t> byte[0]] = <int32_t> k
+                    if byte >= 0:
+                        self.begin[at + <Py_ssize_t> byte] = <int32_t> k
                     else:
                         for j in range(256):
                             self.begin[at + j] = <int32_t> k
@@ -480,6 +493,8 @@ cdef class Matcher:
             while i < end and is_digit(line[i]) and row.number[port] < 100000:
                 row.number[port] = row.number[port] * 10 + line[i] - 48
                 i += 1
+        elif port == CLIENT_PORT and begins(line, i, end, b":unknown", 8):
+            i += 8
         at[0] = i
         return True
 
@@ -569,6 +584,91 @@ cdef class Matcher:
             at = end
         return at == end
 
+    cdef void checked(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+        """``{text} from {client|local}; from=<s> to=<r> proto=P helo=<h>[: {text}]``: cleanup's header and body checks.
+
+        The first text is the attacker's, and so are the addresses; the last is the admin's, of one line of a table. The client is the rightmost
+        that is followed by an envelope to the very end, or by an envelope and a text that has nothing of an envelope in it. Inside a
+        quoted address no such place exists: the quote that closes it is left over. Where none is found, all that is known is the action.
+        """
+        cdef Py_ssize_t i = end, k, stop
+        cdef int tried = 0
+        cdef Row trial
+        while tried < TAIL_CANDIDATES:
+            i = sentinel_rfind(line, at, i, b" from ", 6)
+            if i < 0:
+                return
+            k = i + 6
+            memcpy(&trial, row, sizeof(Row))
+            if begins(line, k, end, b"local;", 6):
+                k += 5
+            elif not self.client(&trial, line, &k, min(end, k + CLIENT_LIMIT), CLIENT_NAME, CLIENT_IP, CLIENT_PORT):
+                continue
+            if k >= end or line[k] != 59:
+                continue
+            tried += 1
+            stop = self.envelope(&trial, line, k + 1, end)
+            if stop < 0:
+                continue
+            if stop < end:
+                k = stop + 2
+                if not begins(line, stop, end, b": ", 2) or sentinel_find(line, k, end, b"; from=<", 8) >= 0 \
+                        or sentinel_find(line, k, end, b" proto=", 7) >= 0 or sentinel_find(line, k, end, b" helo=<", 7) >= 0 \
+                        or sentinel_find(line, k, end, b"\"@", 2) >= 0 or sentinel_find(line, k, end, b"\">", 2) >= 0:
+                    continue
+                k = codes(&trial, line, k, end)
+                if k < end:
+                    trial.text[REPLY].start = <uint16_t> k
+                    trial.text[REPLY].length = <uint16_t> (end - k)
+            memcpy(row, &trial, sizeof(Row))
+            return
+
+    cdef Py_ssize_t envelope(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+        """`` from=<s> to=<r> proto=P helo=<h>``, each only if known, as global/info_log_addr_form.c quotes it; where it ends, or -1."""
+        cdef Py_ssize_t i
+        cdef int k, fields[2]
+        fields[0], fields[1] = SENDER, RECIPIENT
+        for k in range(2):
+            if not begins(line, at, end, b" from=<" if k == 0 else b" to=<", 7 if k == 0 else 5):
+                continue
+            at += 7 if k == 0 else 5
+            i = at
+            if i < end and line[i] == 34:
+                i += 1
+                while i < end and line[i] != 34:
+                    i += 2 if line[i] == 92 else 1
+                i += 1
+                while i < end and not (line[i] == 34 or line[i] == 32 or line[i] == 60 or line[i] == 62):
+                    i += 1
+                if i >= end or line[i] != 62:
+                    return -1
+            else:
+                # Before 3.5 it is not quoted.
+                while i < end and line[i] != 34 and not (line[i] == 62 and (
+                        i + 1 == end or begins(line, i + 1, end, b": ", 2) or begins(line, i + 1, end, b" proto=", 7)
+                        or begins(line, i + 1, end, b" helo=<", 7) or k == 0 and begins(line, i + 1, end, b" to=<", 5))):
+                    i += 1
+                if i >= end or line[i] == 34:
+                    return -1
+            row.text[fields[k]].start = <uint16_t> at
+            row.text[fields[k]].length = <uint16_t> (i - at)
+            at = i + 1
+        if begins(line, at, end, b" proto=", 7):
+            at += 7
+            while at < end and (65 <= line[at] <= 90 or 97 <= line[at] <= 122):
+                at += 1
+        if begins(line, at, end, b" helo=<", 7):
+            at += 7
+            i = at
+            while i < end and not (line[i] == 34 or line[i] == 32 or line[i] == 60 or line[i] == 62):
+                i += 1
+            if i >= end or line[i] != 62:
+                return -1
+            row.text[HELO].start = <uint16_t> at
+            row.text[HELO].length = <uint16_t> (i - at)
+            at = i + 1
+        return at
+
     cdef bint match(self, CForm *form, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
         """Whether a form fits to the end of the line; ``at`` is behind the literal that it begins with."""
         cdef Op *op = &self.ops[form.ops + (form.first >= 0)]
@@ -591,7 +691,7 @@ cdef class Matcher:
                 at += literal.length
             elif op.code == OP_TEXT:
                 i = self.stop(op, line, at, end)
-                if i < 0 or (op.word and memchr(line + at, 32, i - at) != NULL):
+                if i < 0 or (op.word and memchr(line + at, 32, i - at) != NULL) or (op.address and not is_address(line, at, i)):
                     return False
                 if op.n_words:
                     known = False
@@ -650,19 +750,50 @@ cdef class Matcher:
                     row.text[RELAY_HOST].length = <uint16_t> (i - at)
                 at = i
             elif op.code == OP_CODE:
-                if end - at >= 4 and is_digit(line[at]) and is_digit(line[at + 1]) and is_digit(line[at + 2]) and line[at + 3] == 32:
-                    row.number[REPLY_CODE] = (line[at] - 48) * 100 + (line[at + 1] - 48) * 10 + line[at + 2] - 48
-                    at += 4
-                i = dsn_end(line, at, end)
-                if i > at and i < end and line[i] == 32:
-                    row.text[DSN].start = <uint16_t> at
-                    row.text[DSN].length = <uint16_t> (i - at)
-                    at = i + 1
+                at = codes(row, line, at, end)
             elif op.code == OP_TAIL:
                 return self.tail(row, line, at, end, op.field)
+            elif op.code == OP_CHECKED:
+                self.checked(row, line, at, end)
+                return True
             else:
                 return at == end
             op += 1
+
+
+cdef inline Py_ssize_t codes(Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """Takes ``{three digits} `` and ``{DSN} ``, each if it is there; where the text begins."""
+    cdef Py_ssize_t i
+    if end - at >= 4 and is_digit(line[at]) and is_digit(line[at + 1]) and is_digit(line[at + 2]) and line[at + 3] == 32:
+        row.number[REPLY_CODE] = (line[at] - 48) * 100 + (line[at + 1] - 48) * 10 + line[at + 2] - 48
+        at += 4
+    i = dsn_end(line, at, end)
+    if i > at and i < end and line[i] == 32:
+        row.text[DSN].start = <uint16_t> at
+        row.text[DSN].length = <uint16_t> (i - at)
+        at = i + 1
+    return at
+
+
+cdef bint is_base64(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    while at < end and (is_digit(line[at]) or 65 <= line[at] <= 90 or 97 <= line[at] <= 122 or line[at] == 43 or line[at] == 47):
+        at += 1
+    while at < end and line[at] == 61:
+        at += 1
+    return at == end
+
+
+cdef inline bint foreign(const char *line, Span *action) noexcept:
+    """Whether the text of a refusal was written by a milter or a proxy filter."""
+    return action.length > 6 and (line[action.start] == 109 or line[action.start] == 112)
+
+
+cdef inline bint is_address(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    if at == end:
+        return False
+    while at < end and CLASS[<uint8_t> line[at]] & 4:
+        at += 1
+    return at == end
 
 
 cdef inline Py_ssize_t dsn_end(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
@@ -957,6 +1088,9 @@ cdef class Scanner:
         while order[0] >= 0:
             form = &self.matcher.forms[order[0]]
             order += 1
+            # Nobody asks for it, and no other form fits where this one does.
+            if form.kind == OTHER and not self.keep_all:
+                continue
             i = at
             if form.first >= 0:
                 literal = &self.matcher.literals[form.first]
@@ -968,20 +1102,40 @@ cdef class Scanner:
                     row.service = form.service
                     if form.kind == DELIVERY and form.service == S_SMTP:
                         row.service = self.agent(row, line)
+                if form.kind == WARNING:
+                    self.severity(row, line, text, end)
                 return self.finish(row, line, end, form.kind)
             self.forget(row)
-        if begins(line, text, end, b"warning: ", 9) or begins(line, text, end, b"error: ", 7) or begins(line, text, end, b"fatal: ", 7) \
-                or begins(line, text, end, b"panic: ", 7):
-            i = text
-            while line[i] != 58:
-                i += 1
-            row.text[ACTION].start = <uint16_t> text
-            row.text[ACTION].length = <uint16_t> (i - text)
-            row.text[REPLY].start = <uint16_t> (i + 2)
-            row.text[REPLY].length = <uint16_t> (end - i - 2)
+        if self.severity(row, line, text, end):
             return WARNING
         row.unknown = 1
         return OTHER
+
+    cdef bint severity(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+        """``{severity}: [{queue ID}: ]{text}``: all that follows the word is the reply."""
+        cdef Py_ssize_t i = at
+        cdef uint8_t both = 3, alphabet = 0
+        if not (begins(line, at, end, b"warning: ", 9) or begins(line, at, end, b"error: ", 7) or begins(line, at, end, b"fatal: ", 7)
+                or begins(line, at, end, b"panic: ", 7)):
+            return False
+        while line[i] != 58:
+            i += 1
+        row.text[ACTION].start = <uint16_t> at
+        row.text[ACTION].length = <uint16_t> (i - at)
+        at = i = i + 2
+        row.text[REPLY].start = <uint16_t> at
+        row.text[REPLY].length = <uint16_t> (end - at)
+        while i < end:
+            both &= CLASS[<uint8_t> line[i]]
+            if both == 0:
+                break
+            alphabet = both
+            i += 1
+        if i - at >= 6 and i - at <= 24 and i + 1 < end and line[i] == 58 and line[i + 1] == 32 and (
+                alphabet & 1 or is_long_queue_id(line, at, i)):
+            row.text[QUEUE_ID].start = <uint16_t> at
+            row.text[QUEUE_ID].length = <uint16_t> (i - at)
+        return True
 
     cdef uint8_t agent(self, Row *row, const char *line) noexcept:
         """The delivery agent, from its relay, where the header has lost its name."""
@@ -1017,9 +1171,8 @@ cdef class Scanner:
                 reply.length -= 1
             self.remote(row, line, reply.start, reply.start + reply.length)
         elif kind == AUTH_FAILED:
-            if reply.start and reply.length == 0:
-                reply.start = 0
-        elif kind == REJECTED and not row.text[SASL_USERNAME].start:
+            self.login_failed(row, line)
+        elif kind == REJECTED and not row.text[SASL_USERNAME].start and row.service == S_SMTPD and not foreign(line, &row.text[ACTION]):
             # smtpd_check.c: "<sender>: Sender address rejected: not owned by user {login}". The login closes the text. Where an address
             # only pretends to be the sentence, the bracket that closes it follows.
             at = reply.start
@@ -1029,7 +1182,29 @@ cdef class Scanner:
                     and memchr(line + i + 46, 62, stop - i - 46) == NULL:
                 row.text[SASL_USERNAME].start = <uint16_t> (i + 46)
                 row.text[SASL_USERNAME].length = <uint16_t> (stop - i - 46)
+        if reply.start and reply.length == 0 and kind != DELIVERY:
+            reply.start = 0
         return kind
+
+    cdef void login_failed(self, Row *row, const char *line) noexcept:
+        """A reason that is only the server's last prompt is none; a name that Postfix does not know is none; a fault of the server is no guess."""
+        cdef Span *reply = &row.text[REPLY]
+        cdef Span *name = &row.text[SASL_USERNAME]
+        cdef Literal *literals = self.matcher.literals
+        cdef Py_ssize_t at = reply.start, stop = at + reply.length, i
+        if name.start and name.length == 13 and sentinel_same(line + name.start, b"(unavailable)", 13):
+            name.start = name.length = 0
+        for i in range(self.matcher.faults, self.matcher.faults + self.matcher.n_faults):
+            if self.matcher.starts(&literals[i], line, at, stop):
+                row.text[ACTION].start = SERVER_FAULT_START
+                row.text[ACTION].length = SERVER_FAULT_LENGTH
+                return
+        if reply.length < 8 or reply.length % 4:
+            return
+        for i in range(self.matcher.prompts, self.matcher.prompts + self.matcher.n_prompts):
+            if self.matcher.starts(&literals[i], line, at, stop) and is_base64(line, at, stop):
+                reply.start = reply.length = 0
+                return
 
     cdef void remote(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
         """The remote host and its code, from a reply text (smtp/smtp_trouble.c): host h[ip] said: ..., refused to talk to me: ..."""
@@ -1227,5 +1402,6 @@ def numbering():
         "number": [("pid", PID), ("uid", UID), ("count", N_NUMBER)],
         "kind": [("unparsed", UNPARSED), ("delivery", DELIVERY), ("warning", WARNING), ("count", N_KINDS)],
         "service": [("smtpd", S_SMTPD), ("qmgr", S_QMGR), ("postsuper", S_POSTSUPER)],
-        "operation": [OP_LITERAL, OP_OPTIONAL, OP_TEXT, OP_INTEGER, OP_DECIMAL, OP_CLIENT, OP_RELAY, OP_CODE, OP_TAIL, OP_END],
+        "operation": [OP_LITERAL, OP_OPTIONAL, OP_TEXT, OP_INTEGER, OP_DECIMAL, OP_CLIENT, OP_RELAY, OP_CODE, OP_TAIL, OP_END,
+                      OP_CHECKED],
     }

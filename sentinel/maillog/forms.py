@@ -10,7 +10,10 @@ after the ``queue ID: `` where the form has one) and must match to the end of th
 ``{relay}``   ``host[ip]:port``, ``host[socket]``, or a word
 ``{code}``    an optional three-digit reply code and an optional DSN, each followed by a blank
 ``{tail}``    the end of every access message, ``; from=<> to=<> proto= helo=<>`` and the login, taken from the right
-``{_}``       text that no field takes
+``{checked}``   what cleanup's header and body checks log: the attacker's text, `` from {client};`` or `` from local;``, the envelope, and perhaps
+              the admin's text; taken from the right
+``{ip}``      the client's address
+``{_}``       text that no field takes; ``{word}`` without a blank; ``{rest}`` to the end of the line
 ``{name=a,b}``  the field must be one of these words
 
 A text field after ``<`` honours a quoted local part, which may contain anything. Where the attacker writes the text, the template
@@ -39,6 +42,9 @@ _ACCESS = (
     "{action=reject,reject_warning,warn,info,hold,delay,discard,filter,redirect,bcc,permit,hangup,milter-reject,milter-hold,"
     "milter-discard}: {stage} from {client}: {code}{reply}{tail}"
 )
+_BROKEN_OFF = "{action=lost connection,timeout,too many errors,hangup} after {stage}[ ({_} bytes)] from {client}"
+_CHECKS = ("reject", "warning", "hold", "discard", "filter", "redirect", "replace", "prepend", "bcc", "info", "strip", "pass", "delay")
+_CHECKED = ",".join((*_CHECKS, *(f"milter-{what}-{check}" for what in ("header", "body") for check in _CHECKS)))
 _DELIVERY_AGENTS = ("smtp", "lmtp", "local", "virtual", "pipe", "error", "discard", "retry", "cleanup")
 _QMGR = ("qmgr", "oqmgr", "nqmgr")
 
@@ -52,15 +58,44 @@ FORMS = (
         ("smtpd",),
         BARE,
         "auth_failed",
-        "warning: {client}: SASL {sasl_method} authentication failed:[ {reply}][, sasl_username={sasl_username}]",
+        "warning: {client}: SASL {sasl_method} authentication failed[:[ {reply}]][, sasl_username={sasl_username}]",
     ),
-    # smtpd/smtpd.c: a queue file is opened, or a proxy filter takes the mail (NOQUEUE).
+    # smtpd/smtpd.c and its kin, without a message: the client stands before what it wrote; anvil's limits have none of its text. What begins
+    # with a severity word has all that follows the word as its reply.
+    Form(("smtpd",), BARE, "warning", "warning: {client}: SASL {sasl_method} authentication aborted"),
+    Form(
+        ("smtpd",),
+        BARE,
+        "warning",
+        "warning: {_=Connection concurrency,Connection rate,Message delivery request rate,Recipient address rate,New TLS session rate,"
+        "AUTH command rate} limit exceeded: {_*} from {client} for service {_}",
+    ),
+    Form(("smtpd",), BARE, "warning", "warning: non-SMTP command from {client}: {_}"),
+    Form(("smtpd",), BARE, "warning", "warning: Illegal address syntax from {client} in {stage} command: {_}"),
+    # The name is a claim that has failed: it is no client_name.
+    Form(("smtpd",), BARE, "warning", "warning: hostname {word} does not resolve to address {ip}[: {_}]"),
+    Form(("smtpd",), BARE, "warning", "warning: [smtpd_peer_init: ]{ip}: address not listed for hostname {_}"),
+    Form(("smtpd",), BARE, "warning", "warning: [smtpd_peer_init: ]{ip}: hostname {word} verification failed: {_}"),
+    Form(("smtpd",), BARE, "warning", "warning: {client}: {_}"),
+    Form(("smtpd",), BARE, "other", _BROKEN_OFF),
+    Form(("smtpd",), BARE, "other", "{action=bare <LF> received} after {stage} from {client}"),
+    Form(("smtpd",), BARE, "other", "{action=improper command pipelining} after {stage} from {client}[: {_}]"),
+    Form(
+        ("smtpd",),
+        BARE,
+        "other",
+        "{_=Anonymous TLS,Untrusted TLS,Trusted TLS,Verified TLS,TLS} connection established from {client}[ to {word}]: {_}",
+    ),
+    Form(("smtpd",), BARE, "other", "SSL_accept error from {client}: {reply}"),
+    Form(("smtpd",), BARE, "other", "discarding EHLO keywords: {_}"),
+    # smtpd/smtpd.c: a queue file is opened, or a proxy filter takes the mail (NOQUEUE). What follows ", sasl_sender=" is the client's text
+    # (MAIL FROM ... AUTH=) and may imitate all that can follow, so nothing behind it is believed. Logins are the server's own names.
     Form(
         ("smtpd", "qmqpd"),
         QUEUED,
         "accepted",
-        "client={client}[, sasl_method={sasl_method}][, sasl_username={sasl_username}][, sasl_sender={_}]"
-        "[, orig_queue_id={linked_queue_id}][, orig_client={_}]",
+        "client={client}[, sasl_method={sasl_method}][, sasl_username={sasl_username}][, sasl_sender={rest}]"
+        "[, orig_queue_id={linked_queue_id}][, orig_client={rest}]",
     ),
     # postscreen/postscreen_smtpd.c: commas where smtpd has blanks, no host name. Before smtpd's form, which
     # would take it where the header has lost the daemon's name.
@@ -70,11 +105,20 @@ FORMS = (
         "rejected",
         "{action=reject}: {stage} from {client}: {code}{reply}; from=<{sender}>, to=<{recipient}>, proto={_}, helo=<{helo}>",
     ),
+    Form(("cleanup",), QUEUED, "message_id", "message-id={message_id}"),
+    # cleanup/cleanup_message.c, cleanup_act_log(), and cleanup_milter_hbc_log(). Before the access form: a line of a body may look like it.
+    Form(("cleanup",), QUEUED, "rejected", "{action=" + _CHECKED + "}: {stage=header,body,content} {checked}"),
     # smtpd/smtpd_check.c log_whatsup() and its kin: reject, reject_warning, hold, discard, filter, redirect, milter-reject ...
     # The same from cleanup/cleanup_milter.c, without a reply code.
     Form(("smtpd", "cleanup"), QUEUED, "rejected", _ACCESS),
-    Form(("cleanup",), QUEUED, "message_id", "message-id={message_id}"),
+    # smtpd/smtpd_proxy.c: the filter's reply, and no client.
+    Form(("smtpd",), QUEUED, "rejected", "{action=proxy-reject}: {stage}: {code}{reply}{tail}"),
+    Form(("smtpd",), QUEUED, "other", "{action=proxy-accept}: {stage}: {code}{reply}{tail}"),
+    Form(("smtpd",), QUEUED, "rejected", "{action=abort}: {stage} from {client}: {reply}"),
+    # Since 3.10 with the queue ID, or NOQUEUE.
+    Form(("smtpd",), QUEUED, "other", _BROKEN_OFF),
     Form(("cleanup",), QUEUED, "other", "resent-message-id={_}"),
+    Form(("cleanup",), QUEUED, "removed", "removed ({action=canceled,discarded})"),
     # pickup/pickup.c; orig_id= on mail that postsuper requeued.
     Form(("pickup",), QUEUED, "picked_up", "uid={uid} from=<{sender*}>[ orig_id={linked_queue_id}]"),
     # qmgr/qmgr_active.c and qmgr_message.c. Only digits and fixed words follow the sender: the last ">, size=" is the real one.
@@ -105,11 +149,27 @@ FORMS = (
     Form(("postsuper",), QUEUED, "other", "{action=requeued,placed on hold,released from hold,expired}"),
 )
 
+SERVER_FAULTS = (
+    b"Connection lost to authentication server",
+    b"Temporary authentication failure",
+    b"Internal authentication failure",
+    b"generic failure",
+    b"no memory available",
+    b"remote authentication server unavailable",
+    b"transient failure",
+    b"SASL library not initialized",
+)
+"""How the reasons of a failed login begin that are the server's own trouble (xsasl/xsasl_dovecot_server.c; Cyrus SASL's sasl_errstring())."""
+PROMPTS = (b"UGFzc3dvcm", b"cGFzc3dvcm", b"VXNlcm5hbW", b"dXNlcm5hbW", b"VXNlciBOYW1l", b"PD", b"cmVhbG09", b"bm9uY2U9", b"cnNwYXV0aD")
+"""What is no reason but the server's last prompt begins with, in base64: Password, Username, User Name, <1 (CRAM-MD5), realm=, nonce=, rspauth
+(DIGEST-MD5)."""
+
 # What follows are the operations of the compiled matcher. (code, field, literals, last, quoted, jump)
-LITERAL, OPTIONAL, TEXT, INTEGER, DECIMAL, CLIENT, RELAY, CODE, TAIL, END = range(10)
+LITERAL, OPTIONAL, TEXT, INTEGER, DECIMAL, CLIENT, RELAY, CODE, TAIL, END, CHECKED = range(11)
 _TAIL = ("tail", False, ())
 _ONE_WORD = ("stage", "sasl_method")
-_SPECIAL = {"client": CLIENT, "code": CODE, "tail": TAIL}
+_SPECIAL = {"client": CLIENT, "code": CODE, "tail": TAIL, "checked": CHECKED}
+_NO_FIELD = ("_", "word", "rest")
 
 
 class Operation(NamedTuple):
@@ -123,6 +183,8 @@ class Operation(NamedTuple):
     quoted: bool = False
     word: bool = False
     """The field holds no blank."""
+    address: bool = False
+    """The field is an IP address."""
     words: tuple[bytes, ...] = ()
     """Where not empty: all that the field may be."""
     jump: int = 0
@@ -140,6 +202,11 @@ class CompiledForm(NamedTuple):
     def first(self) -> bytes:
         """The literal that the form begins with; empty if it begins with a field."""
         return self.operations[0].stops[0] if self.operations[0].code == LITERAL else b""
+
+    @property
+    def first_bytes(self) -> frozenset[int]:
+        """What the form's first byte may be; empty if any."""
+        return frozenset(text[0] for text in self.operations[0].words or (self.first,) if text)
 
 
 _Token = str | tuple[str, bool, tuple[bytes, ...]] | list["_Token"]
@@ -231,11 +298,14 @@ def _emit(tokens: list[_Token], after: list[_Token], out: list[Operation], previ
         elif rest and rest[0] == _TAIL:
             # The tail is found from the right and closes the field before it.
             out.append(Operation(TAIL, field=TEXT_FIELDS.index(name)))
+        elif name == "ip":
+            out.append(Operation(TEXT, field=TEXT_FIELDS.index("client_ip"), stops=stops, may_end=may_end, address=True))
         else:
-            field = -1 if name == "_" else TEXT_FIELDS.index(name)
-            out.append(
-                Operation(TEXT, field=field, stops=stops, may_end=may_end, last=last, quoted=quoted, words=words, word=name in _ONE_WORD)
-            )
+            field = -1 if name in _NO_FIELD else TEXT_FIELDS.index(name)
+            word = name in _ONE_WORD or name == "word"
+            if name == "rest":
+                stops, may_end = (), True
+            out.append(Operation(TEXT, field=field, stops=stops, may_end=may_end, last=last, quoted=quoted, words=words, word=word))
         if rest and rest[0] == _TAIL:
             break
         previous = ""

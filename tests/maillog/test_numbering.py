@@ -27,6 +27,7 @@ def test_operations():
         forms.CODE,
         forms.TAIL,
         forms.END,
+        forms.CHECKED,
     ]
     assert numbering()["operation"] == expected
 

@@ -44,7 +44,7 @@ GOLDEN = {
     "authentication failed, old": (
         "smtpd",
         "warning: unknown[198.51.100.7]: SASL LOGIN authentication failed: UGFzc3dvcmQ6",
-        {"kind": "auth_failed", **UNKNOWN, "sasl_method": "LOGIN", "reply": "UGFzc3dvcmQ6"},
+        {"kind": "auth_failed", **UNKNOWN, "sasl_method": "LOGIN"},
     ),
     "authentication failed without a reason": (
         "smtpd",
@@ -470,12 +470,27 @@ GOLDEN = {
     "warning": (
         "smtpd",
         "warning: hostname a.example does not resolve to address 192.0.2.1",
-        {"kind": "warning", "action": "warning", "reply": "hostname a.example does not resolve to address 192.0.2.1"},
+        {
+            "kind": "warning",
+            "client_ip": "192.0.2.1",
+            "action": "warning",
+            "reply": "hostname a.example does not resolve to address 192.0.2.1",
+        },
     ),
     "fatal": (
         "master",
         "fatal: bind 0.0.0.0 port 25",
         {"kind": "warning", "action": "fatal", "reply": "bind 0.0.0.0 port 25"},
+    ),
+    "lost connection": (
+        "smtpd",
+        "lost connection after AUTH from unknown[198.51.100.7]",
+        {"kind": "other", **UNKNOWN, "action": "lost connection", "stage": "AUTH"},
+    ),
+    "removed by cleanup": (
+        "cleanup",
+        "69EA423F027: removed (canceled)",
+        {"kind": "removed", "queue_id": "69EA423F027", "action": "canceled"},
     ),
     "what means nothing": ("anvil", "statistics: max cache size 2 at Oct 24 06:18:01", {"kind": "other"}),
 }
