@@ -28,9 +28,9 @@ THEIRS, NOT_POSTFIX, CUT, SYNTHESISED = "theirs", "not Postfix", "excerpt cut", 
 class Expected(NamedTuple):
     kind: str | None
     """None: no row at all."""
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any]
     """Our fields. A name with ``~`` is the end of our field; ``client_ip?`` is one of several."""
-    line: bytes = b""
+    line: bytes
     """The line as it is parsed: with a header where the corpus has none."""
 
 
@@ -334,7 +334,7 @@ def counters(records: list[dict[str, Any]], found: list[list[dict[str, Any]]]) -
         cases.setdefault(record["expected"]["case"], []).append(i)
     for case, lines in cases.items():
         for counter, expected in records[lines[0]]["expected"]["case_counters"].items():
-            if counter in _COUNTERS and not (case == "User-defined service labels"):
+            if counter in _COUNTERS and case != "User-defined service labels":
                 yield lines[0] + 1, counter, expected, sum(_COUNTERS[counter](row) for i in lines for row in found[i])
 
 

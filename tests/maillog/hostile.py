@@ -80,7 +80,7 @@ def _auth() -> list[Case]:
         tried("empty", ""),
         tried("blanks", "  "),
         tried("the prompt as a name", "UGFzc3dvcmQ6"),
-        tried("(unavailable)", "(unavailable)"),
+        tried("Postfix's word for none", "(unavailable)", must={"sasl_username": ABSENT}),
         tried("very long", f"{LOGIN}, " * 1500),
         Case(
             "failed login: the method holds brackets",
