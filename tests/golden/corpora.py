@@ -361,6 +361,33 @@ CORPORA: dict[str, Callable[[dict[str, Any], int], Expected]] = {
 _SPAN = tuple[int, int]
 KNOWN: dict[str, tuple[tuple[_SPAN, str, str, str], ...]] = {
     # corpus: ((first line, last line), "kind" or a field or "*", whose, why)
+    "crowdsec_hub_mail": (
+        ((150, 151), "helo", THEIRS, "takes the refused argument for the HELO"),
+        ((153, 153), "time", THEIRS, "loses the year"),
+    ),
+    "logwatch_postfix_TD": (
+        ((143, 143), "kind", NOT_POSTFIX, "client= without a queue ID or NOQUEUE"),
+        ((149, 152), "kind", SYNTHESISED, "the queue manager's text under smtpd's name"),
+        ((153, 155), "kind", SYNTHESISED, "a delivery under smtpd's name"),
+        ((174, 183), "kind", SYNTHESISED, "a delivery under smtpd's name"),
+        ((208, 211), "kind", NOT_POSTFIX, "reject: without a queue ID or NOQUEUE"),
+        ((222, 223), "kind", NOT_POSTFIX, "reject: without a queue ID or NOQUEUE"),
+        ((238, 239), "kind", CUT, "words stand for the text in parentheses"),
+    ),
+    "msimerson_postfix-parser": (
+        ((4, 4), "kind", NOT_POSTFIX, "an address without its brackets"),
+        ((6, 6), "kind", NOT_POSTFIX, "an address without its brackets"),
+        ((12, 12), "kind", NOT_POSTFIX, "the queue ID is taken off"),
+        ((33, 33), "kind", NOT_POSTFIX, "the queue ID is taken off"),
+        ((37, 37), "kind", NOT_POSTFIX, "the queue ID is taken off"),
+        ((40, 40), "kind", NOT_POSTFIX, "the queue ID is taken off"),
+        ((42, 42), "status", THEIRS, "a word of their own for sent (forwarded as)"),
+        ((43, 43), "kind", NOT_POSTFIX, "the queue ID is taken off"),
+        ((46, 46), "kind", NOT_POSTFIX, "the queue ID is taken off"),
+        ((47, 47), "queue_id", THEIRS, "takes a queue ID out of the middle of an error's text"),
+        ((47, 47), "reply", THEIRS, "takes a queue ID out of the middle of an error's text"),
+        ((50, 50), "kind", NOT_POSTFIX, "the queue ID is taken off"),
+    ),
     "postfix_docs_examples": (
         ((1, 1), "kind", CUT, "the excerpt ends after the action"),
         ((15, 17), "kind", CUT, "the excerpt ends after the queue ID"),
