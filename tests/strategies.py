@@ -38,6 +38,12 @@ _PIECES = (
     "host h[192.0.2.9] said: 550 ",
     " refused to talk to me: ",
     "554 5.7.1 ",
+    " from local; from=<",
+    " from x[198.51.100.1]; from=<",
+    ': "@',
+    "5.7.1 ",
+    ", sasl_sender=",
+    "UGFzc3dvcmQ6",
 )
 texts = st.lists(st.sampled_from(_PIECES), max_size=6).map("".join)
 words = st.sampled_from(("a", "user", "info@example.com", "news-7", "x_y", "LOGIN", "PLAIN"))
@@ -150,8 +156,13 @@ MESSAGES = {
             "warning: {}: SASL {} authentication failed:{}{}".format,
             clients(),
             words,
-            st.sampled_from(("", " ", " UGFzc3dvcmQ6", " (reason unavailable)", " Invalid authentication mechanism")),
-            st.one_of(st.just(""), texts.map(", sasl_username={}".format)),
+            st.sampled_from(
+                (
+                    *("", " ", " UGFzc3dvcmQ6", " (reason unavailable)", " Invalid authentication mechanism", " generic failure"),
+                    *(" bm9uY2U9IkFCQ0QiLHFvcD0iYXV0aCI=", " UGFzc3dvcmQ6=", " UGFzc3dv", " Connection lost to authentication server"),
+                )
+            ),
+            st.one_of(st.just(""), st.just(", sasl_username=(unavailable)"), texts.map(", sasl_username={}".format)),
         ),
         st.builds(
             "{}: client={}{}{}{}{}".format,
@@ -165,7 +176,42 @@ MESSAGES = {
         _access,
         _access,
         _access,
-        st.builds("lost connection after {} from {}".format, stages, clients()),
+        st.builds(
+            "{}{} after {}{} from {}".format,
+            st.sampled_from(("", "", "NOQUEUE: ", "4A00000001: ")),
+            st.sampled_from(("lost connection", "timeout", "too many errors", "bare <LF> received", "improper command pipelining")),
+            stages,
+            st.sampled_from(("", "", " (0 bytes)", " (approximately 9 bytes)")),
+            st.one_of(clients(), st.builds("{}: {}".format, clients(), texts)),
+        ),
+        st.builds(
+            "warning: {} from {}{}".format,
+            st.sampled_from(
+                ("Connection rate limit exceeded: 9", "AUTH command rate limit exceeded: 9", "non-SMTP command", "Illegal address syntax")
+            ),
+            clients(),
+            st.one_of(st.just(" for service 127.0.0.1:25"), texts.map(": {}".format), texts.map(" in MAIL command: {}".format)),
+        ),
+        st.builds("warning: {}: {}".format, clients(), st.one_of(texts, st.just("SASL LOGIN authentication aborted"))),
+        st.builds(
+            "warning: {}".format,
+            st.one_of(
+                st.builds("hostname {} does not resolve to address {}{}".format, names, ips, st.sampled_from(("", ": not found"))),
+                st.builds("{}: address not listed for hostname {}".format, st.one_of(ips, names), names),
+                st.builds("{}: hostname {} verification failed: {}".format, ips, names, texts),
+                st.builds("{}: {}".format, queue_ids, texts),
+            ),
+        ),
+        st.builds(
+            "{}TLS connection established from {}{}: TLSv1.3{}".format,
+            st.sampled_from(("", "Anonymous ", "Verified ")),
+            clients(),
+            st.sampled_from(("", " to mx.example.com")),
+            texts,
+        ),
+        st.builds("SSL_accept error from {}: {}".format, clients(), texts),
+        st.builds("NOQUEUE: abort: TLS from {}: {}".format, clients(), texts),
+        st.builds("NOQUEUE: {}: END-OF-MESSAGE: {}{}{}".format, st.sampled_from(("proxy-accept", "proxy-reject")), codes, texts, tails()),
         texts.map("warning: {}".format),
     ),
     "cleanup": st.one_of(
@@ -173,13 +219,16 @@ MESSAGES = {
         _queued(texts.map("resent-message-id={}".format)),
         _queued(
             st.builds(
-                "{}: header Subject: {} from {}{}".format,
-                st.sampled_from(("reject", "warning", "hold", "info")),
+                "{}: {} {} from {}{}{}".format,
+                st.sampled_from(("reject", "warning", "hold", "info", "milter-header-reject")),
+                st.sampled_from(("header", "body", "content")),
                 texts,
-                clients(),
+                st.one_of(clients(), st.just("local")),
                 tails(),
+                st.one_of(st.just(""), st.just(": 5.7.1 rejected"), texts.map(": {}".format)),
             )
         ),
+        _queued(st.sampled_from(("removed (canceled)", "removed (discarded)"))),
         _access,
         _queued(deliveries()),
     ),

@@ -796,8 +796,9 @@ cdef inline Py_ssize_t codes(Row *row, const char *line, Py_ssize_t at, Py_ssize
 cdef bint is_base64(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
     while at < end and (is_digit(line[at]) or 65 <= line[at] <= 90 or 97 <= line[at] <= 122 or line[at] == 43 or line[at] == 47):
         at += 1
-    while at < end and line[at] == 61:
-        at += 1
+    if end - at <= 2:
+        while at < end and line[at] == 61:
+            at += 1
     return at == end
 
 
@@ -1141,8 +1142,9 @@ cdef class Scanner:
         row.text[ACTION].start = <uint16_t> at
         row.text[ACTION].length = <uint16_t> (i - at)
         at = i = i + 2
-        row.text[REPLY].start = <uint16_t> at
-        row.text[REPLY].length = <uint16_t> (end - at)
+        if at < end:
+            row.text[REPLY].start = <uint16_t> at
+            row.text[REPLY].length = <uint16_t> (end - at)
         while i < end:
             both &= CLASS[<uint8_t> line[i]]
             if both == 0:

@@ -10,8 +10,8 @@ after the ``queue ID: `` where the form has one) and must match to the end of th
 ``{relay}``   ``host[ip]:port``, ``host[socket]``, or a word
 ``{code}``    an optional three-digit reply code and an optional DSN, each followed by a blank
 ``{tail}``    the end of every access message, ``; from=<> to=<> proto= helo=<>`` and the login, taken from the right
-``{checked}``   what cleanup's header and body checks log: the attacker's text, `` from {client};`` or `` from local;``, the envelope, and perhaps
-              the admin's text; taken from the right
+``{checked}``   what cleanup's header and body checks log: the attacker's text, `` from {client};`` or `` from local;``, the envelope, and
+              perhaps the admin's text; taken from the right
 ``{ip}``      the client's address
 ``{_}``       text that no field takes; ``{word}`` without a blank; ``{rest}`` to the end of the line
 ``{name=a,b}``  the field must be one of these words
@@ -60,8 +60,8 @@ FORMS = (
         "auth_failed",
         "warning: {client}: SASL {sasl_method} authentication failed[:[ {reply}]][, sasl_username={sasl_username}]",
     ),
-    # smtpd/smtpd.c and its kin, without a message: the client stands before what it wrote; anvil's limits have none of its text. What begins
-    # with a severity word has all that follows the word as its reply.
+    # smtpd/smtpd.c and its kin, without a message: the client stands before what it wrote; anvil's limits have none of its text.
+    # What begins with a severity word has all that follows the word as its reply.
     Form(("smtpd",), BARE, "warning", "warning: {client}: SASL {sasl_method} authentication aborted"),
     Form(
         ("smtpd",),
@@ -159,10 +159,20 @@ SERVER_FAULTS = (
     b"transient failure",
     b"SASL library not initialized",
 )
-"""How the reasons of a failed login begin that are the server's own trouble (xsasl/xsasl_dovecot_server.c; Cyrus SASL's sasl_errstring())."""
-PROMPTS = (b"UGFzc3dvcm", b"cGFzc3dvcm", b"VXNlcm5hbW", b"dXNlcm5hbW", b"VXNlciBOYW1l", b"PD", b"cmVhbG09", b"bm9uY2U9", b"cnNwYXV0aD")
-"""What is no reason but the server's last prompt begins with, in base64: Password, Username, User Name, <1 (CRAM-MD5), realm=, nonce=, rspauth
-(DIGEST-MD5)."""
+"""What the reason of a failed login begins with where it is the server's own trouble (xsasl/xsasl_dovecot_server.c and Cyrus's
+sasl_errstring())."""
+PROMPTS = (
+    b"UGFzc3dvcmQ",  # Password
+    b"cGFzc3dvcmQ",
+    b"VXNlcm5hbWU",  # Username
+    b"dXNlcm5hbWU",
+    b"VXNlciBOYW1l",  # User Name
+    b"PD",  # <, a digit: CRAM-MD5
+    b"cmVhbG09",  # realm=, nonce=, rspauth=: DIGEST-MD5
+    b"bm9uY2U9",
+    b"cnNwYXV0aD",
+)
+"""What the server's last prompt begins with, in base64: it stands in the place of a reason, and is none."""
 
 # What follows are the operations of the compiled matcher. (code, field, literals, last, quoted, jump)
 LITERAL, OPTIONAL, TEXT, INTEGER, DECIMAL, CLIENT, RELAY, CODE, TAIL, END, CHECKED = range(11)

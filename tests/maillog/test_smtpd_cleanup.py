@@ -378,7 +378,7 @@ def test_accepted_login_with_original():
     [
         f"x, orig_queue_id=4A00000009, orig_client={LIE}",
         f"x, sasl_username={VICTIM}",
-        f"x, sasl_sender=y, orig_queue_id=4A00000009",
+        "x, sasl_sender=y, orig_queue_id=4A00000009",
         f", sasl_method=LOGIN, sasl_username={VICTIM}, orig_queue_id=4A00000009",
     ],
 )

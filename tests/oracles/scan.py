@@ -5,6 +5,7 @@ first place where this can end, and no second thoughts", which is what keeps one
 ``regex``, because ``re`` of Python before 3.11.5 gets groups inside possessive quantifiers wrong.
 """
 
+import base64
 from datetime import UTC, datetime, timedelta
 
 import regex as re
@@ -31,7 +32,7 @@ _QUEUE_ID = re.compile(rb"([0-9A-F]{6,24}|(?=.{10}[0-9A-Za-z]*z)[0-9B-DF-HJ-NP-T
 
 _PORT = rb"(?::(?P<%s>\d+))?+"
 _HOST = rb"(?P<%s>[^ \[]*+)\[(?:(?P<%s>[0-9a-fA-F:.%%]++)(?=\])|[^\]]*+)\]"
-_CLIENT = _HOST % (b"client_name", b"client_ip") + _PORT % b"client_port"
+_CLIENT = _HOST % (b"client_name", b"client_ip") + _PORT % b"client_port" + rb"(?:(?<=\]):unknown)?+"
 _RELAY = re.compile(_HOST % (b"relay_host", b"relay_ip") + _PORT % b"relay_port", re.DOTALL)
 _PEER = _HOST % (b"peer_host", b"peer_ip") + rb"(?::\d+)?+"
 _CODE = rb"(?:(?P<reply_code>\d{3}) )?+(?:(?P<dsn>\d{1,3}\.\d{1,3}\.\d{1,3}) )?+"
@@ -50,6 +51,12 @@ def _address(name: bytes, *stops: bytes) -> bytes:
 
 _WORD = rb"(?P<%s>(?:(?!%s)[^ ])*+)"
 _AFTER_LOGIN = (b", sasl_sender=", b", orig_queue_id=", b", orig_client=")
+_IP = rb"(?P<client_ip>[0-9a-fA-F:.%]+)"
+_BROKEN_OFF = (
+    rb"(?P<action>lost connection|timeout|too many errors|hangup) after (?P<stage>[^ ]*+)(?: \((?:(?! bytes\)).)*+ bytes\))?+ from "
+    + _CLIENT
+)
+_CHECKS = b"reject|warning|hold|discard|filter|redirect|replace|prepend|bcc|info|strip|pass|delay"
 _FORMS = [
     ("smtpd", False, "connect", rb"connect from " + _CLIENT),
     ("smtpd", False, "disconnect", rb"disconnect from " + _CLIENT + rb"(?: .*)?"),
@@ -57,16 +64,41 @@ _FORMS = [
         "smtpd",
         False,
         "auth_failed",
-        rb"warning: " + _CLIENT + rb": SASL " + _WORD % (b"sasl_method", b" ") + rb" authentication failed:"
-        rb"(?: " + _until(b"reply", b", sasl_username=") + rb")?+(?:, sasl_username=(?P<sasl_username>.*))?+",
+        rb"warning: " + _CLIENT + rb": SASL " + _WORD % (b"sasl_method", b" ") + rb" authentication failed"
+        rb"(?::(?: " + _until(b"reply", b", sasl_username=") + rb")?+)?+(?:, sasl_username=(?P<sasl_username>.*))?+",
     ),
+    ("smtpd", False, "warning", rb"warning: " + _CLIENT + rb": SASL " + _WORD % (b"sasl_method", b" ") + rb" authentication aborted"),
+    (
+        "smtpd",
+        False,
+        "warning",
+        rb"warning: (?:Connection concurrency|Connection rate|Message delivery request rate|Recipient address rate|New TLS session rate|"
+        rb"AUTH command rate) limit exceeded: .* from(?= )(?!.* from ) " + _CLIENT + rb" for service .*",
+    ),
+    ("smtpd", False, "warning", rb"warning: non-SMTP command from " + _CLIENT + rb": .*"),
+    ("smtpd", False, "warning", rb"warning: Illegal address syntax from " + _CLIENT + rb" in (?P<stage>[^ ]*) command: .*"),
+    ("smtpd", False, "warning", rb"warning: hostname [^ ]* does not resolve to address " + _IP + rb"(?:: .*)?"),
+    ("smtpd", False, "warning", rb"warning: (?:smtpd_peer_init: )?+" + _IP + rb": address not listed for hostname .*"),
+    ("smtpd", False, "warning", rb"warning: (?:smtpd_peer_init: )?+" + _IP + rb": hostname [^ ]* verification failed: .*"),
+    ("smtpd", False, "warning", rb"warning: " + _CLIENT + rb": .*"),
+    ("smtpd", False, "other", _BROKEN_OFF),
+    ("smtpd", True, "other", _BROKEN_OFF),
+    ("smtpd", False, "other", rb"(?P<action>bare <LF> received) after (?P<stage>[^ ]*) from " + _CLIENT),
+    ("smtpd", False, "other", rb"(?P<action>improper command pipelining) after (?P<stage>[^ ]*) from " + _CLIENT + rb"(?:: .*)?"),
+    (
+        "smtpd",
+        False,
+        "other",
+        rb"(?:(?:Anonymous|Untrusted|Trusted|Verified) )?+TLS connection established from " + _CLIENT + rb"(?: to (?:(?!: )[^ ])*+)?+: .*",
+    ),
+    ("smtpd", False, "other", rb"SSL_accept error from " + _CLIENT + rb": (?P<reply>.*)"),
     (
         "smtpd qmqpd",
         True,
         "accepted",
         rb"client=" + _CLIENT + rb"(?:, sasl_method=" + _WORD % (b"sasl_method", b", ") + rb")?+"
         rb"(?:, sasl_username=" + _until(b"sasl_username", *_AFTER_LOGIN) + rb")?+"
-        rb"(?:, sasl_sender=" + _until(b"_1", *_AFTER_LOGIN[1:]) + rb")?+"
+        rb"(?:, sasl_sender=.*+)?+"
         rb"(?:, orig_queue_id=" + _until(b"linked_queue_id", *_AFTER_LOGIN[2:]) + rb")?+(?:, orig_client=.*)?+",
     ),
     # Before smtpd's: its tail has commas, and smtpd's would take all of it for one address where the daemon's name is lost.
@@ -90,11 +122,21 @@ _FORMS = [
         + rb">",
     ),
     (
+        "cleanup",
+        True,
+        "rejected",
+        rb"(?P<action>(?:milter-(?:header|body)-)?+(?:" + _CHECKS + rb")): (?P<stage>header|body|content) (?P<checked>.*)",
+    ),
+    (
         "smtpd cleanup",
         True,
         "rejected",
-        rb"(?P<action>" + _ACTIONS + rb"): (?P<stage>[^ ]+) from " + _CLIENT + rb": " + _CODE + rb"(?P<reply>.*)",
+        rb"(?P<action>" + _ACTIONS + rb"): (?P<stage>[^ ]+) from " + _CLIENT + rb": " + _CODE + rb"(?P<tailed>.*)",
     ),
+    ("smtpd", True, "rejected", rb"(?P<action>proxy-reject): " + _WORD % (b"stage", b": ") + rb": " + _CODE + rb"(?P<tailed>.*)"),
+    ("smtpd", True, "other", rb"(?P<action>proxy-accept): " + _WORD % (b"stage", b": ") + rb": " + _CODE + rb"(?P<tailed>.*)"),
+    ("smtpd", True, "rejected", rb"(?P<action>abort): (?P<stage>[^ ]*) from " + _CLIENT + rb": (?P<reply>.*)"),
+    ("cleanup", True, "removed", rb"removed \((?P<action>canceled|discarded)\)"),
     ("cleanup", True, "message_id", rb"message-id=(?P<message_id>.*)"),
     ("cleanup", True, "other", rb"resent-message-id=.*"),
     (
@@ -151,14 +193,37 @@ _TAIL = re.compile(
     re.DOTALL,
 )
 # The same as Postfix has written it since 3.5: outside quotes nothing that would need them.
-_QUOTED = rb'(?P<%s>(?:"(?:[^"\\]|\\.)*+")?+[^"<>();\\ ]*+)>(?= |\Z)'
+_EXTERNAL = rb'(?P<%s>(?:"(?:[^"\\]|\\.)*+")?+[^"<>();\\ ]*+)>(?= |\Z)'
 _STRICT_TAIL = re.compile(
-    _TAIL.pattern.replace(_MAILBOX % b"sender", _QUOTED % b"sender")
-    .replace(_MAILBOX % b"recipient", _QUOTED % b"recipient")
+    _TAIL.pattern.replace(_MAILBOX % b"sender", _EXTERNAL % b"sender")
+    .replace(_MAILBOX % b"recipient", _EXTERNAL % b"recipient")
     .replace(rb"(?P<helo>(?:[^> <]|>(?! |\Z))*+)>", rb'(?P<helo>[^"<>();\\ ]*+)>(?= |\Z)'),
     re.DOTALL,
 )
 _TAILS = 32
+# The same in cleanup's checks, each address quoted as in a header, or not at all.
+_QUOTED = rb'"(?:[^"\\]|\\.)*+"[^" <>]*+(?=>)'
+_UNQUOTED = rb'(?:(?!>(?:\Z|: |%s))[^"])*+'
+_CHECKED_FROM = re.compile(rb" from (?:local|" + _CLIENT + rb")(?=;)", re.DOTALL)
+_CHECKED_END = re.compile(
+    rb"(?: from=<(?P<sender>"
+    + _QUOTED
+    + rb"|"
+    + _UNQUOTED % b" to=<| proto=| helo=<"
+    + rb")>)?+(?: to=<(?P<recipient>"
+    + _QUOTED
+    + rb"|"
+    + _UNQUOTED % b" proto=| helo=<"
+    + rb')>)?+(?: proto=[A-Za-z]*+)?+(?: helo=<(?P<helo>[^" <>]*+)>)?+'
+    rb'(?:: (?!.*(?:; from=<| proto=| helo=<|"@|">))' + _CODE + rb"(?P<reply>.*))?",
+    re.DOTALL,
+)
+_FAULT = re.compile(
+    rb"Connection lost to authentication server|(?:Temporary|Internal) authentication failure|generic failure|no memory available|"
+    rb"remote authentication server unavailable|transient failure|SASL library not initialized"
+)
+_BASE64 = re.compile(rb"(?=.{8})(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))?+", re.DOTALL)
+_PROMPT = re.compile(rb"(?:[Pp]assword|[Uu]sername)(?:[\0-?]|\Z)|User Name|<[0-?]|realm=|nonce=|rspauth[0-?]", re.DOTALL)
 _NOT_OWNED = re.compile(rb".*>: Sender address rejected: not owned by user (?P<login>[^>]+)", re.DOTALL)
 _REPLY_CODE = re.compile(rb"([2-5]\d\d)(?=[ -]|\Z)")
 _REMOTE = re.compile(
@@ -246,21 +311,60 @@ def _message(text: bytes, service: str | None, found: dict) -> tuple[str, str | 
         fields["client_name"] = fields.get("client_name") or None
         if "relay" in fields and not _relay(fields):
             continue
-        if kind == "rejected" and services != ["postscreen"]:
+        if "tailed" in fields:
             _tail(fields)
+        if "checked" in fields:
+            _checked(fields)
+        if kind == "rejected" and (service or services[0]) == "smtpd" and not fields["action"].startswith((b"milter-", b"proxy-")):
+            _owner(fields)
         if kind == "delivery" and "reply" in fields:
             _remote(fields)
-        if kind == "auth_failed" and not fields["reply"]:
+        if kind == "auth_failed":
+            _login(fields)
+        if kind == "warning":
+            _severity(text, fields)
+        if kind != "delivery" and not fields.get("reply"):
             fields["reply"] = None
         found.update(fields)
         if service is None:
             service = _agent(fields) if kind == "delivery" and "reply" in fields else services[0]
         return kind, service
+    return ("warning" if _severity(text, found) else "other"), service
+
+
+def _severity(text: bytes, fields: dict) -> bool:
     severity = _SEVERITY.fullmatch(text)
-    if severity:
-        found.update(severity.groupdict())
-        return "warning", service
-    return "other", service
+    if severity is None:
+        return False
+    queue_id = _QUEUE_ID.match(severity["reply"])
+    fields.update(action=severity["action"], reply=severity["reply"] or None)
+    if queue_id:
+        fields["queue_id"] = queue_id[1]
+    return True
+
+
+def _login(fields: dict) -> None:
+    """What a failed login says of the reason and of the name."""
+    reason = fields["reply"] or b""
+    if fields["sasl_username"] == b"(unavailable)":
+        fields["sasl_username"] = None
+    if _FAULT.match(reason):
+        fields["action"] = b"server-fault"
+    elif _BASE64.fullmatch(reason) and _PROMPT.match(base64.b64decode(reason)):
+        fields["reply"] = None
+
+
+def _checked(fields: dict) -> None:
+    """The envelope of a checked header: that of the rightmost client from which all parses to the end."""
+    text = fields.pop("checked")
+    places = [match for match in _CHECKED_FROM.finditer(text, overlapped=True) if match.end() - match.start() <= 406]
+    for place in places[::-1][:_TAILS]:
+        match = _CHECKED_END.fullmatch(text, place.end() + 1)
+        if match:
+            fields.update(place.groupdict())
+            fields.update(match.groupdict())
+            fields["client_name"] = fields["client_name"] or None
+            break
 
 
 def _relay(fields: dict) -> bool:
@@ -287,7 +391,7 @@ def _agent(fields: dict) -> str:
 
 def _tail(fields: dict) -> None:
     """Splits the text of an access message at the rightmost ``;`` from which all parses to the end."""
-    text = fields["reply"]
+    text = fields["reply"] = fields.pop("tailed")
     places = [i for i in range(len(text)) if text[i : i + 1] == b";"][::-1][:_TAILS]
     for pattern, place in [(pattern, place) for pattern in (_STRICT_TAIL, _TAIL) for place in places]:
         match = pattern.fullmatch(text, place + 1)
@@ -296,6 +400,9 @@ def _tail(fields: dict) -> None:
             fields["sasl_username"] = match["sasl_username"] if match["bracketed"] is None else match["bracketed"]
             fields["reply"] = text[:place]
             break
+
+
+def _owner(fields: dict) -> None:
     if fields.get("sasl_username") is None:
         refused = _NOT_OWNED.fullmatch(fields["reply"])
         fields["sasl_username"] = refused["login"] if refused else None
