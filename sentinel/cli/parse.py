@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from sentinel.cli import EXIT_OK
 from sentinel.cli.replay import progress
+from sentinel.cli.unread import Unread
 from sentinel.detect.detection import format_time
 from sentinel.detect.engine import Engine
 from sentinel.errors import UserError
@@ -22,9 +23,10 @@ from sentinel.zones import zone
 
 def main(arguments: argparse.Namespace) -> int:
     engine = Engine((), timezone=zone(arguments.timezone), year=arguments.year, keep_all=arguments.all, dialect=arguments.dialect)
+    unread = Unread()
     with progress(arguments.files) as report:
         merge = Merge(engine, arguments.files, report)
-        rows = _rows(merge, arguments.attributed)
+        rows = _rows(merge, arguments.attributed, unread)
         columns = (*COLUMNS, "line") if arguments.all else COLUMNS
         # A log that is not there is told before an old output is overwritten.
         first = next(rows, None)
@@ -40,11 +42,12 @@ def main(arguments: argparse.Namespace) -> int:
                 _write(rows, arguments.format, columns, out)
         else:
             _write(rows, arguments.format, columns, sys.stdout)
-    sys.stderr.write(f"sentinel: {merge.lines:,} lines read\n")
+    sys.stdout.flush()
+    sys.stderr.write("".join(f"sentinel: {line}\n" for line in (f"{merge.lines:,} lines read", *unread.report())))
     return EXIT_OK
 
 
-def _rows(merge: Merge, attributed: bool) -> Iterator[dict[str, Any]]:
+def _rows(merge: Merge, attributed: bool, unread: Unread) -> Iterator[dict[str, Any]]:
     for batch, start, stop in merge:
         if start == 0:
             merge.collect()
@@ -57,6 +60,9 @@ def _rows(merge: Merge, attributed: bool) -> Iterator[dict[str, Any]]:
             if row["kind"] == "unparsed":
                 # Nothing of it has a field; the line itself is what one wants to see.
                 row["line"] = batch.line(i).decode("utf-8", "replace")
+                unread.add(batch.line(i))
+            elif batch.unknown(i):
+                unread.add(batch.line(i))
             yield row
 
 

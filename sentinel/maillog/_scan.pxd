@@ -52,6 +52,7 @@ cdef struct Row:
     uint8_t forwarded     # the message came from another by an alias or .forward
     uint8_t attributed    # belongs to a message of the join
     uint8_t inside        # the message's client_ip lies in our own networks
+    uint8_t unknown       # a line of kind other that no form took
     uint8_t said          # status of a delivery whose line has no word for it, in STATUSES; see status_word()
 
 cdef inline const char *status_word(int said) noexcept:

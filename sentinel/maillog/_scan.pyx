@@ -94,7 +94,8 @@ cdef inline int month_of(const char *p) noexcept nogil:
             return i + 1
     return 0
 
-# 1: hexadecimal of a short queue ID; 2: base 52 of a long one; 4: part of an IP address; 8: may stand in a tag
+# 1: hexadecimal of a short queue ID; 2: base 52 of a long one; 4: part of an IP address; 8: may stand in a tag; 16: stands in an address
+# only within quotes (RFC 5322, 3.2.3, without what domain literals and lists of routes need)
 cdef uint8_t CLASS[256]
 
 cdef void fill_classes() noexcept:
@@ -108,6 +109,8 @@ cdef void fill_classes() noexcept:
         CLASS[c] |= 4
     for c in b"%":
         CLASS[c] |= 4
+    for c in b"\"<>();\\ ":
+        CLASS[c] |= 16
 
 fill_classes()
 
@@ -236,6 +239,11 @@ cdef class EventBatch:
 
     def service(self, Py_ssize_t i):
         return self.service_name(self.at(i))
+
+    def unknown(self, Py_ssize_t i):
+        """Whether one of Postfix's daemons wrote the line and none of its forms is this one."""
+        cdef Row *row = self.at(i)
+        return row.unknown != 0 and row.service != len(SERVICES) - 1
 
     cdef str service_name(self, Row *row):
         """The daemon, or None where the header has lost it; a daemon that is not Postfix's own as the tag writes it."""
@@ -523,27 +531,33 @@ cdef class Matcher:
         """``{text}; from=<s> to=<r> proto=P helo=<h>`` (each item only if known), then perhaps the login; closes the field at ``at``.
 
         The text, the addresses and the HELO are the client's. The tail is the rightmost place from which all items parse to the
-        very end: an imitation inside an item leaves a rest behind it. smtpd has replaced blanks, ``<`` and ``>`` in the HELO name
-        (smtpd.c, NEUTER_CHARACTERS); a login that holds a ``>`` is not believed.
+        very end: an imitation inside an item leaves a rest behind it. First as Postfix has quoted addresses since 3.5, where an imitation
+        inside the quotes would have one left over; then as it wrote them before. smtpd has replaced blanks, ``<`` and ``>`` in the HELO
+        name (smtpd.c, NEUTER_CHARACTERS); a login that holds a ``>`` is not believed.
         """
-        cdef Py_ssize_t i, k, close = end
-        cdef int tried = 0
+        cdef Py_ssize_t i, close = -1
+        cdef int tried, strict = 2
         cdef Row trial
-        i = end - 1
-        while i >= at and tried < TAIL_CANDIDATES:
-            if line[i] == 59:
-                tried += 1
-                memcpy(&trial, row, sizeof(Row))
-                if self.items(&trial, line, i + 1, end):
-                    memcpy(row, &trial, sizeof(Row))
-                    close = i
-                    break
-            i -= 1
+        while strict > 0 and close < 0:
+            strict -= 1
+            tried = 0
+            i = end - 1
+            while i >= at and tried < TAIL_CANDIDATES:
+                if line[i] == 59:
+                    tried += 1
+                    memcpy(&trial, row, sizeof(Row))
+                    if self.items(&trial, line, i + 1, end, strict):
+                        memcpy(row, &trial, sizeof(Row))
+                        close = i
+                        break
+                i -= 1
+        if close < 0:
+            close = end
         row.text[field].start = <uint16_t> at
         row.text[field].length = <uint16_t> (close - at)
         return True
 
-    cdef bint items(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    cdef bint items(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end, bint strict) noexcept:
         cdef Py_ssize_t i, start, found = 0
         cdef int k
         cdef const char *names[5]
@@ -567,7 +581,16 @@ cdef class Matcher:
                 while i < end and line[i] != 34:
                     i += 2 if line[i] == 92 else 1
                 if i >= end:
+                    if strict:
+                        return False
                     i = start
+                elif strict:
+                    i += 1
+            if strict and k < 4:
+                while i < end and not CLASS[<uint8_t> line[i]] & 16:
+                    i += 1
+                if i >= end or line[i] != 62 or i + 1 < end and line[i + 1] != 32:
+                    return False
             # An unquoted ">" in an address of the internal form is followed by something else than the next item.
             while i < end and not (line[i] == 62 and (i + 1 == end or line[i + 1] == 32)):
                 if k == 3 and (line[i] == 32 or line[i] == 60):
@@ -1334,6 +1357,7 @@ cdef class Scanner:
             self.forget(row)
         if self.severity(row, line, text, end):
             return WARNING
+        row.unknown = 1
         return OTHER
 
     cdef bint severity(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:

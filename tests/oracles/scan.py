@@ -323,6 +323,14 @@ _TAIL = re.compile(
     rb"(?: sasl_sender=(?=.)[^>]*+)?+)",
     re.DOTALL,
 )
+# The same as Postfix has written it since 3.5: outside quotes nothing that would need them.
+_EXTERNAL = rb'(?P<%s>(?:"(?:[^"\\]|\\.)*+")?+[^"<>();\\ ]*+)>(?= |\Z)'
+_STRICT_TAIL = re.compile(
+    _TAIL.pattern.replace(_MAILBOX % b"sender", _EXTERNAL % b"sender")
+    .replace(_MAILBOX % b"recipient", _EXTERNAL % b"recipient")
+    .replace(rb"(?P<helo>(?:[^> <]|>(?! |\Z))*+)>", rb'(?P<helo>[^"<>();\\ ]*+)>(?= |\Z)'),
+    re.DOTALL,
+)
 _TAILS = 32
 # The same in cleanup's checks, each address quoted as in a header, or not at all.
 _QUOTED = rb'"(?:[^"\\]|\\.)*+"[^" <>]*+(?=>)'
@@ -549,9 +557,9 @@ def _agent(fields: dict) -> str:
 def _tail(fields: dict) -> None:
     """Splits the text of an access message at the rightmost ``;`` from which all parses to the end."""
     text = fields["reply"] = fields.pop("tailed")
-    places = [i for i in range(len(text)) if text[i : i + 1] == b";"]
-    for place in places[::-1][:_TAILS]:
-        match = _TAIL.fullmatch(text, place + 1)
+    places = [i for i in range(len(text)) if text[i : i + 1] == b";"][::-1][:_TAILS]
+    for pattern, place in [(pattern, place) for pattern in (_STRICT_TAIL, _TAIL) for place in places]:
+        match = pattern.fullmatch(text, place + 1)
         if match and (match["items"] or place + 1 == len(text)):
             fields.update({name: match[name] for name in ("sender", "recipient", "helo", "sasl_method")})
             fields["sasl_username"] = match["sasl_username"] if match["bracketed"] is None else match["bracketed"]
