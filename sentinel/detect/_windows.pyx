@@ -1269,7 +1269,7 @@ cdef class Windows:
         cdef int64_t head[6]
         for r in range(self.n_rules):
             rule = &self.rules[r]
-            counts.append([rule.size, rule.evicted_keys, rule.evicted_entries])
+            counts.append([rule.size, rule.evicted_keys, rule.evicted_entries, rule.look_at])
             slot = rule.oldest
             while slot >= 0:
                 key = &rule.keys[slot]
@@ -1324,7 +1324,7 @@ cdef class Windows:
                 key = &rule.keys[slot]
                 key.active = words[3] != 0
                 rule.active += key.active
-            rule.evicted_keys, rule.evicted_entries = counts[r][1], counts[r][2]
+            rule.evicted_keys, rule.evicted_entries, rule.look_at = counts[r][1], counts[r][2], counts[r][3]
         self.times(counts, data)
         for k_, s_, n_ in events:
             self.events[<int> k_][<int> s_] = n_

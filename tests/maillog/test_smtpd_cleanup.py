@@ -755,6 +755,12 @@ def test_body_that_imitates_a_milter():
     assert (found["stage"], found["client_ip"], found["reply"]) == ("body", "198.51.100.7", "no")
 
 
+def test_body_that_imitates_postscreen_where_the_service_is_lost():
+    text = f"reject: body from {LIE}: 550 x; from=<{VICTIM}>, to=<{VICTIM}>, proto=SMTP, helo=<lie"
+    (found,) = rows(f"<22>1 2026-10-24T06:18:01Z mx postfix 1 - -  4A00000001: {text} from local; from=<x>\n".encode())
+    assert (found["stage"], found["sender"], "client_ip" in found) == ("body", "x", False)
+
+
 def test_many_imitations_take_no_longer():
     text = f" from {LIE}; from=<" * 1400
     found = cleanup(f"4A00000001: reject: header {text} from {C}; {TAIL}")

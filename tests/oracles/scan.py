@@ -101,6 +101,12 @@ _FORMS = [
         rb"(?:, sasl_sender=.*+)?+"
         rb"(?:, orig_queue_id=" + _until(b"linked_queue_id", *_AFTER_LOGIN[2:]) + rb")?+(?:, orig_client=.*)?+",
     ),
+    (
+        "cleanup",
+        True,
+        "rejected",
+        rb"(?P<action>(?:milter-(?:header|body)-)?+(?:" + _CHECKS + rb")): (?P<stage>header|body|content) (?P<checked>.*)",
+    ),
     # Before smtpd's: its tail has commas, and smtpd's would take all of it for one address where the daemon's name is lost.
     (
         "postscreen",
@@ -128,12 +134,6 @@ _FORMS = [
         rb"(?P<action>reject): (?P<stage>CONNECT) from "
         + _CLIENT
         + rb": (?P<reply>too many connections|all server ports busy|all screening ports busy)",
-    ),
-    (
-        "cleanup",
-        True,
-        "rejected",
-        rb"(?P<action>(?:milter-(?:header|body)-)?+(?:" + _CHECKS + rb")): (?P<stage>header|body|content) (?P<checked>.*)",
     ),
     (
         "smtpd cleanup",
