@@ -244,7 +244,7 @@ def test_summary_tells_of_a_clock_that_was_set_back(tmp_path: Path, sentinel: Ru
 def test_summary_tells_of_dates_that_run_past_the_file_s(process: Run) -> None:
     """Of a pipe only the first line is known: a log of two years has a year too late."""
     now = datetime.now(UTC)
-    months = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+    months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
     names = [months[(now.month + n) % 12] for n in range(0, 28, 3)]
     log = "".join(f"{name}  1 06:00:00 mx postfix/smtpd[1]: connect from unknown[198.51.100.7]\n" for name in names)
     sentences = process("replay", "--timezone", "UTC", "-", stdin=log.encode()).sentences

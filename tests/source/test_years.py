@@ -26,7 +26,7 @@ def write(path: Path, *stamps: str, pack=bytes) -> str:
 
 
 def every_third_day(first_month: int, months: int) -> list[str]:
-    names = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+    names = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
     return [f"{names[(first_month - 1 + n) % 12]} {day:2} 00:00:01" for n in range(months) for day in range(1, 28, 3)]
 
 
