@@ -24,7 +24,7 @@ _STAMP = re.compile(
     re.MULTILINE,
 )
 _PIECE_BYTES = 4096
-_LOOKS = 2048
+_LOOKS = 512
 """Places of a plain file that are looked at, at most."""
 _SMALL_BYTES = 1 << 18
 """Of a file that is not larger, and of the beginning of an archive, every line is looked at."""
