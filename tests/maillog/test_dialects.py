@@ -305,6 +305,8 @@ def test_exim_refusals():
         "service": "exim", "kind": "auth_failed", "client_name": "a.example", "client_ip": "198.51.100.7", "client_port": 22, "sasl_method": "login",
         "sasl_username": "bob", "reply": "Incorrect authentication data", "reply_code": 535, "helo": "[10.0.0.1]",
     }  # fmt: skip
+    row = one(f"{EXIM}H=a.example [198.51.100.7]:1 sender verify fail for <s@e.example>: no such sender")
+    assert (row["kind"], row["client_ip"], row["sender"], row["action"]) == ("warning", "198.51.100.7", "s@e.example", "sender verify fail")
     assert kinds(f"{EXIM}login authenticator failed for (x) [198.51.100.7]: 435 Internal error: return 3") == ["warning"]
     assert kinds(f"{EXIM}{ID} H=mx.example [192.0.2.1] Connection timed out") == ["connect_failed"]
 

@@ -92,6 +92,12 @@ _REJECTED = re.compile(
     + rb")>)?(?:(?: from [^:]*)?: (?P<reply>.*))?",
     re.DOTALL,
 )
+_UNVERIFIED = re.compile(
+    rb"(?: U=[^ ]*)?(?: X=[^ ]*)?(?: CV=[^ ]*)? (?P<action>sender verify (?:fail|defer)) for <(?P<sender>"
+    + MAILBOX
+    + rb")>(?:: (?P<reply>.*))?",
+    re.DOTALL,
+)
 _AUTH_FAILED = re.compile(rb"(?P<sasl_method>[^ ]+) authenticator failed for (?:H=)?")
 _AUTH_REPLY = re.compile(
     rb"(?: U=[^ ]*)?: (?P<reply_code>\d{3}) (?P<reply>(?:(?! \(set_id=).)*)(?: \(set_id=(?P<sasl_username>.*)\))?\Z", re.DOTALL
@@ -311,9 +317,14 @@ def _incoming(line: bytes, at: int, own: list[Span], mine: list[tuple[int, int]]
     host = _host(line, at + 2)
     if host is None:
         return []
-    match = _REJECTED.match(line, _end(_INTERFACE, line, host.end()))
+    at = _end(_INTERFACE, line, host.end())
+    match = _REJECTED.match(line, at)
     if match is None:
-        return []
+        match = _UNVERIFIED.match(line, at)
+        if match is None:
+            return []
+        spans, counted = _client(host)
+        return [event("warning", spans + own + texts(match, "action", "sender", "reply"), counted + mine)]
     spans, counted = _client(host)
     spans += own + texts(match, "sender", "action", "stage", "recipient", "reply")
     if not match["named"]:
