@@ -307,7 +307,7 @@ def test_a_lock_by_hand_while_the_database_is_down(tmp_path: Path) -> None:
         (["replay", "L", "--timezone", "Nowhere/X"], "is not a time zone"),
         (["replay", "L", "--rules", "S/none.yaml"], "none.yaml"),
         (["parse", "L", "--out", "/nowhere/x"], "can't be written"),
-        (["parse", "L", "--dialect", "qmail"], "qmail"),
+        (["parse", "L", "--dialect", "zmailer"], "zmailer"),
         (["reply", "L"], "invalid choice: 'reply'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -157,7 +157,16 @@ def test_parquet_holds_the_table(log: Path, tmp_path: Path, sentinel: Run) -> No
 def test_dialects(log: Path, sentinel: Run) -> None:
     rows = sentinel("parse", *UTC_2026, log).out
     assert sentinel("parse", *UTC_2026, "--dialect", "postfix", log).out == rows
-    sentinel("parse", *UTC_2026, "--dialect", "exim", log).refused("exim", "postfix")
+    for other in ("sendmail", "exim", "qmail"):
+        assert sentinel("parse", *UTC_2026, "--dialect", other, log).out == ""
+
+
+def test_dialect_of_another_server(tmp_path: Path, sentinel: Run) -> None:
+    log = tmp_path / "mainlog"
+    log.write_text("2026-11-22 02:04:46 1abcDE-000123-4F Completed\n")
+    for dialect in ("auto", "exim"):
+        (row,) = map(json.loads, sentinel("parse", *UTC_2026, "--dialect", dialect, log).out.splitlines())
+        assert (row["service"], row["kind"], row["queue_id"]) == ("exim", "removed", "1abcDE-000123-4F")
 
 
 def test_standard_input(log: Path, sentinel: Run, process: Run) -> None:

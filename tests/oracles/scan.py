@@ -17,14 +17,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLOCK = rb"(?P<hour>[ \d]\d):(?P<minute>[ \d]\d):(?P<second>[ \d]\d)"
 _CLASSIC = rb"(?P<month>" + b"|".join(_MONTHS) + rb") (?P<day>[ \d]\d|\d) " + _CLOCK + rb" "
 _ISO = (
-    rb"(?P<year>\d{4})-(?P<imonth>[ \d]\d)-(?P<iday>[ \d]\d)[T ]"
+    rb"(?P<year>\d{4})-(?P<imonth>[ \d]\d)-(?P<iday>[ \d]\d)(?:T|(?P<blank> ))"
     + _CLOCK.replace(b"<", b"<i")
-    + rb"(?:[.,](?P<fraction>\d*))?(?P<zone>Z|[+-][ \d]\d:?[ \d]\d|) "
+    + rb"(?:[.,](?P<fraction>\d*))?(?P<zone>Z|(?(blank) ?+|)[+-][ \d]\d:?[ \d]\d|) "
 )
 _STAMP = re.compile(rb"(?P<pri><\d{1,3}>(?P<version>1 )?)?(?:" + _CLASSIC + rb"|" + _ISO + rb")", re.DOTALL)
-_HEADER = re.compile(rb"(?P<host>[^ ]+) (?P<tag>[^ \[:]+)(?:\[(?P<pid>\d{0,18})\])?:? ", re.DOTALL)
+_HEADER = re.compile(rb"(?P<host>[^ =]+) (?P<tag>[^ \[:]+)(?:\[(?P<pid>\d{0,18})\])?:? ", re.DOTALL)
 _HEADER_5424 = re.compile(
-    rb"(?P<host>[^ ]+) (?P<tag>[^ \[:]+) (?P<pid>\d{0,18})[^ ]*+ [^ ]*+ "
+    rb"(?P<host>[^ =]+) (?P<tag>[^ \[:]+) (?P<pid>\d{0,18})[^ ]*+ [^ ]*+ "
     rb'(?:-|(?:\[(?:[^\]"]|"(?:[^"\\]|\\.)*+")*+\])++) ++',
     re.DOTALL,
 )
@@ -414,7 +414,7 @@ def _time(stamp: re.Match, year: int) -> int | None:
         year, month, day = int(stamp["year"]), int(stamp["imonth"]), int(stamp["iday"])
         micro = int(((stamp["fraction"] or b"") + b"000000")[:6])
         if len(stamp["zone"]) > 1:
-            zone = stamp["zone"].replace(b":", b"")
+            zone = stamp["zone"].strip().replace(b":", b"")
             if int(zone[1:3]) > 23 or int(zone[3:5]) > 59:
                 return None
             offset = int(zone[:1] + b"1") * (int(zone[1:3]) * 3600 + int(zone[3:5]) * 60)

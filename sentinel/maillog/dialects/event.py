@@ -29,7 +29,12 @@ _LONGEST = 18
 
 def texts(match: "re.Match[bytes]", *names: str) -> list[Span]:
     """The spans of a match's groups, those that took part."""
-    return [(TEXT[name], *match.span(name)) for name in names if match.start(name) >= 0]
+    found = []
+    for name in names:
+        start, end = match.span(name)
+        if start >= 0:
+            found.append((TEXT[name], start, end))
+    return found
 
 
 def numbers(match: "re.Match[bytes]", *names: str) -> list[tuple[int, int]]:

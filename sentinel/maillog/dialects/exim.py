@@ -68,8 +68,10 @@ _DELIVERY = re.compile(
 )
 _PEER = re.compile(rb" defer \(-?\d+\) H=(?P<relay_host>[^ \[\]]+) \[(?P<relay_ip>" + IP + rb")\](?::(?P<relay_port>\d{1,5}))?")
 _CONFIRMED = re.compile(rb" C=\"(?P<reply>.*?)\"(?= (?:QT|DT)=|\Z)", re.DOTALL)
+_REMOTE_ERROR = b"SMTP error from remote mail server after "
 _REMOTE = re.compile(
-    rb"SMTP error from remote mail server after (?:(?!: (?:host |[2-5]\d\d[ -])).)*: (?:host (?P<relay_host>[^ \[\]]+) \[(?P<relay_ip>"
+    re.escape(_REMOTE_ERROR)
+    + rb"(?:(?!: (?:host |[2-5]\d\d[ -])).)*: (?:host (?P<relay_host>[^ \[\]]+) \[(?P<relay_ip>"
     + IP
     + rb")\](?::(?P<relay_port>\d{1,5}))?: )?(?P<reply>[2-5]\d\d[ -].*)",
     re.DOTALL,
@@ -88,6 +90,12 @@ _REJECTED = re.compile(
     rb"(?P<stage>[A-Z][A-Z-]*|connection)(?: or HELO| in \"[^\"]*\" ACL)?(?: <(?P<recipient>"
     + MAILBOX
     + rb")>)?(?:(?: from [^:]*)?: (?P<reply>.*))?",
+    re.DOTALL,
+)
+_UNVERIFIED = re.compile(
+    rb"(?: U=[^ ]*)?(?: X=[^ ]*)?(?: CV=[^ ]*)? (?P<action>sender verify (?:fail|defer)) for <(?P<sender>"
+    + MAILBOX
+    + rb")>(?:: (?P<reply>.*))?",
     re.DOTALL,
 )
 _AUTH_FAILED = re.compile(rb"(?P<sasl_method>[^ ]+) authenticator failed for (?:H=)?")
@@ -198,7 +206,8 @@ def _login(line: bytes, protocol: "re.Match[bytes]", stop: int) -> list[Span]:
         if _SIZE.search(line, stop + 1):
             return []
         at = quote + 1
-    match = _LOGIN.search(line, at, stop)
+    at = line.find(b" A=", at, stop)
+    match = _LOGIN.match(line, at, stop) if at >= 0 else None
     if match is None:
         return []
     spans = texts(match, "sasl_method")
@@ -216,7 +225,8 @@ def _tail(line: bytes, at: int, queued: list[Span]) -> list[tuple[int, int]]:
     if match is not None:
         queued += texts(match, "message_id")
         at = match.end()
-    subject = _SUBJECT.match(line, at) or _SUBJECT.search(line, at)
+    start = line.find(b' T="', at)
+    subject = _SUBJECT.match(line, start) if start >= 0 else None
     if subject is not None:
         at = subject.end()
     named = _FOR.match(line, at)
@@ -225,12 +235,19 @@ def _tail(line: bytes, at: int, queued: list[Span]) -> list[tuple[int, int]]:
         return []
     first = at
     count = 0
+    if line.find(b'"', at) < 0 and line.find(b"\\", at) < 0:
+        names = line[at:].split(b" ")
+        if not all(b"@" in name for name in names):
+            return []
+        if len(names) == 1:
+            queued.append((TEXT["recipient"], at, len(line)))
+        return [(NUMBER["nrcpt"], len(names))]
     while at < len(line) and count < _MOST_RECIPIENTS:
         recipient = _RECIPIENT.match(line, at)
         if recipient is None or b"@" not in recipient[0]:
             return []
         if count == 0:
-            first, end = recipient.start(), recipient.end()
+            end = recipient.end()
         count += 1
         at = recipient.end()
     if count == 1:
@@ -276,7 +293,8 @@ def _delivery(line: bytes, at: int, own: list[Span], mine: list[tuple[int, int]]
 
 def _reply(line: bytes, at: int, spans: list[Span], counted: list[tuple[int, int]]) -> None:
     """The remote server's words, else exim's."""
-    remote = _REMOTE.search(line, at)
+    start = line.find(_REMOTE_ERROR, at)
+    remote = _REMOTE.match(line, start) if start >= 0 else None
     if remote is None:
         spans.append((TEXT["reply"], at, len(line)))
         return
@@ -299,9 +317,14 @@ def _incoming(line: bytes, at: int, own: list[Span], mine: list[tuple[int, int]]
     host = _host(line, at + 2)
     if host is None:
         return []
-    match = _REJECTED.match(line, _end(_INTERFACE, line, host.end()))
+    at = _end(_INTERFACE, line, host.end())
+    match = _REJECTED.match(line, at)
     if match is None:
-        return []
+        match = _UNVERIFIED.match(line, at)
+        if match is None:
+            return []
+        spans, counted = _client(host)
+        return [event("warning", spans + own + texts(match, "action", "sender", "reply"), counted + mine)]
     spans, counted = _client(host)
     spans += own + texts(match, "sender", "action", "stage", "recipient", "reply")
     if not match["named"]:

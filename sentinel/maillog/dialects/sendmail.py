@@ -112,7 +112,7 @@ def read(line: bytes, at: int) -> list[Event] | None:
     match = _NOTICE.match(line, at)
     if match is not None and queue_id is not None:
         return [event("bounce_notice", own + texts(match, "linked_queue_id", "action"))]
-    for pattern, kind in ((_CONNECT, "connect"), (_NULL, "disconnect"), (_LOST, "disconnect")):
+    for pattern, kind in ((_NULL, "disconnect"), (_CONNECT, "connect"), (_LOST, "disconnect")):
         match = pattern.match(line, at)
         if match is not None:
             return [event(kind, _client(match))]
