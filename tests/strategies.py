@@ -38,6 +38,15 @@ _PIECES = (
     "host h[192.0.2.9] said: 550 ",
     " refused to talk to me: ",
     "554 5.7.1 ",
+    ": user=<",
+    f": user=<{VICTIM}>, method=PLAIN, rip=203.0.113.9, lip=192.0.2.25",
+    ">, method=PLAIN, rip=203.0.113.9, ",
+    ", rip=203.0.113.9",
+    ",203.0.113.9): unknown user",
+    ",203.0.113.9,<",
+    " (port 25)",
+    " while sending ",
+    "> to transport=",
     " from local; from=<",
     " from x[198.51.100.1]; from=<",
     ': "@',
@@ -148,6 +157,46 @@ _access = st.builds(
     st.one_of(texts, addresses().map("<{}>: Sender address rejected: not owned by user bob@example.com".format)),
     tails(),
 )
+_screened = st.builds("[{}]:{}".format, ips, st.integers(1, 65535))
+_dovecot = st.one_of(
+    st.builds(
+        "{}-login: {}{}: user=<{}>{}, rip={}, lip=192.0.2.25{}".format,
+        st.sampled_from(("imap", "pop3", "submission", "managesieve", "lmtp")),
+        st.sampled_from(("", "", "Info: ")),
+        st.sampled_from(
+            (
+                "Login",
+                "Logged in",
+                "Disconnected (auth failed, 3 attempts in 5 secs)",
+                "Disconnected: Connection closed (auth failed, 1 attempts)",
+                "Login aborted: Connection closed (auth failed, 1 attempts in 2 secs) (auth_failed)",
+                "Disconnected (no auth attempts in 0 secs)",
+            )
+        ),
+        st.one_of(words, texts),
+        st.sampled_from((", method=PLAIN", "", ", method=CRAM-MD5")),
+        ips,
+        st.sampled_from(("", ", mpid=12, secured, session=<ab/c>", ", TLS: Disconnected")),
+    ),
+    st.builds(
+        "{}{}({},{}{}): {}".format,
+        st.sampled_from(
+            (
+                "auth: ",
+                "auth: Info: ",
+                "auth-worker(123): ",
+                "auth-worker(12): conn unix:auth-worker (pid=919,uid=112): auth-worker<1>: ",
+                "auth-worker(12): Info: conn unix:auth-worker (pid=919,uid=112): auth-worker<1>: ",
+            )
+        ),
+        st.sampled_from(("passwd-file", "pam", "sql", "cram-md5", "SQL")),
+        st.one_of(words, texts),
+        ips,
+        st.sampled_from(("", ",<ab/c>")),
+        st.one_of(st.just("Password mismatch"), st.just("unknown user"), texts),
+    ),
+    texts.map("imap(x): Error: {}".format),
+)
 MESSAGES = {
     "smtpd": st.one_of(
         clients().map("connect from {}".format),
@@ -213,6 +262,7 @@ MESSAGES = {
         st.builds("NOQUEUE: abort: TLS from {}: {}".format, clients(), texts),
         st.builds("NOQUEUE: {}: END-OF-MESSAGE: {}{}{}".format, st.sampled_from(("proxy-accept", "proxy-reject")), codes, texts, tails()),
         texts.map("warning: {}".format),
+        st.builds("{}: {}: {}".format, st.sampled_from(("warning", "fatal")), queue_ids, texts),
     ),
     "cleanup": st.one_of(
         _queued(texts.map("message-id={}".format)),
@@ -253,11 +303,31 @@ MESSAGES = {
     ),
     "smtp": st.one_of(
         _queued(deliveries()),
-        st.builds("connect to {}: {}".format, relays, texts),
+        st.builds("connect to {}: {}{}".format, relays, texts, st.sampled_from(("", " (port 25)"))),
         _queued(replies),
-        clients().map("Untrusted TLS connection established to {}: TLSv1.3".format),
+        _queued(
+            st.one_of(
+                st.builds("lost connection with {} while {}".format, clients(), texts),
+                st.builds("conversation with {} timed out while {}".format, clients(), texts),
+                st.builds("connect to {}: {}".format, relays, texts),
+                st.builds("passing <{}> to transport={}".format, addresses(), words),
+                st.builds("enabling PIX workarounds: {} for {}".format, words, clients()),
+                clients().map("enabling PIX <CRLF>.<CRLF> workaround for {}".format),
+                clients().map("TLS is required, but was not offered by host {}".format),
+            )
+        ),
+        st.builds(
+            "{}TLS connection {} to {}: {}".format,
+            st.sampled_from(("", "Untrusted ", "Verified ", "Certain ")),
+            st.sampled_from(("established", "reused", "lost")),
+            clients(),
+            texts,
+        ),
+        st.builds("certificate verification failed for {}: {}".format, clients(), texts),
+        st.builds("SSL_connect error to {}: {}".format, clients(), texts),
     ),
-    "lmtp": _queued(deliveries()),
+    "lmtp": st.one_of(_queued(deliveries()), st.builds("connect to {}: {}".format, relays, texts)),
+    "nqmgr": _queued(deliveries()),
     "local": _queued(deliveries()),
     "error": _queued(deliveries()),
     "bounce": _queued(
@@ -268,7 +338,10 @@ MESSAGES = {
             queue_ids,
         )
     ),
-    "postsuper": _queued(st.sampled_from(("removed", "requeued", "placed on hold", "released from hold", "expired"))),
+    "postsuper": st.one_of(
+        _queued(st.sampled_from(("removed", "requeued", "placed on hold", "released from hold", "expired"))),
+        st.sampled_from(("Deleted: 1 message", "Placed on hold: 7 messages", "Force-expired: 2 messages", "Expired: 1 message")),
+    ),
     "postscreen": st.one_of(
         st.builds(
             "NOQUEUE: reject: RCPT from [{}]:{}: 550 5.7.1 Service unavailable; client [{}] blocked; "
@@ -280,7 +353,36 @@ MESSAGES = {
             addresses(),
             helos,
         ),
-        st.builds("CONNECT from [{}]:{} to [192.0.2.1]:25".format, ips, st.integers(1, 65535)),
+        st.builds("CONNECT from {}{}".format, _screened, st.sampled_from(("", " to [192.0.2.1]:25"))),
+        st.builds(
+            "NOQUEUE: reject: CONNECT from {}: {}".format,
+            _screened,
+            st.sampled_from(("too many connections", "all server ports busy", "x")),
+        ),
+        st.builds("NOQUEUE: reject: RCPT from {}: 550 5.5.1 {}; from=<{}".format, _screened, texts, texts),
+        st.builds(
+            "{} {}".format,
+            st.sampled_from(
+                ("DISCONNECT", "PASS OLD", "PASS NEW", "PASS", "ALLOWLISTED", "BLACKLISTED", "ALLOWLIST VETO", "DENYLIST VETO")
+            ),
+            _screened,
+        ),
+        st.builds("PREGREET {} after 0.1 from {}: {}".format, numbers, _screened, texts),
+        st.builds("DNSBL rank {} for {}".format, numbers, _screened),
+        st.builds("HANGUP after 0 from {} in tests {} SMTP handshake".format, _screened, words | st.just("before")),
+        st.builds(
+            "{} from {}{}{}".format,
+            st.sampled_from(("COMMAND TIME LIMIT", "BARE NEWLINE", "NON-SMTP COMMAND", "COMMAND PIPELINING", "COMMAND")),
+            _screened,
+            st.sampled_from(("", " after CONNECT", " after HELO x")),
+            st.one_of(st.just(""), texts.map(": {}".format)),
+        ),
+        st.builds("{} without valid RCPT from {}".format, st.sampled_from(("DATA", "BDAT", "RCPT")), _screened),
+    ),
+    "dnsblog": st.builds("addr {} listed by domain {} as {}".format, ips, words, texts),
+    "tlsproxy": st.one_of(
+        st.builds("{} {}".format, st.sampled_from(("CONNECT from", "DISCONNECT")), _screened),
+        st.builds("TLS handshake failed for service={} peer={}".format, words, _screened),
     ),
     "anvil": st.just("statistics: max connection rate 1/60s for (smtp:192.0.2.1) at Oct 24 06:18:01"),
     "newdaemon": st.one_of(_queued(deliveries()), texts),
@@ -316,6 +418,8 @@ def lines(draw):
         return f"<22>1 2026-11-22T02:04:44.292282+00:00 mx1 {app} 4202 - {data}  {message}".encode()
     pri = draw(st.sampled_from(("", "", "<22>")))
     pid = draw(st.sampled_from(("[4202]", "[1]", "")))
+    if draw(st.integers(0, 9)) == 0:
+        return f"{pri}{stamp}mx1 dovecot{pid}: {draw(_dovecot)}".encode()
     colon = draw(st.sampled_from((":", ":", ":", ""))) if pid else ":"
     return f"{pri}{stamp}mx1 {draw(prefixes)}{daemon}{pid}{colon} {message}".encode()
 

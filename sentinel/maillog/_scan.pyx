@@ -26,11 +26,13 @@ cdef enum:
     TAIL_CANDIDATES = 32
     # A host name has 255 bytes at most, an address and a port some more.
     CLIENT_LIMIT = 400
+    # The end of a Dovecot line tells whose it is, so none is believed that may have been cut: syslog packets are cut at 1,024 bytes.
+    DOVECOT_LIMIT = 960
 
 # forms.py
 cdef enum:
     OP_LITERAL, OP_OPTIONAL, OP_TEXT, OP_INTEGER, OP_DECIMAL, OP_CLIENT, OP_RELAY, OP_CODE, OP_TAIL, OP_END
-    OP_CHECKED
+    OP_CHECKED, OP_LOGIN, OP_PASSDB
 
 cdef extern from "Python.h":
     int PyBuffer_FillInfo(Py_buffer *view, object exporter, void *buf, Py_ssize_t length, int readonly, int flags) except -1
@@ -344,6 +346,7 @@ cdef class Matcher:
     cdef int32_t faults, prompts, n_faults, n_prompts     # SERVER_FAULTS and PROMPTS among the literals
     cdef list keep      # the bytes objects that the literals point into
     cdef dict services
+    cdef uint8_t dovecot
 
     def __cinit__(self):
         compiled, by_service = _forms.compile_forms()
@@ -416,6 +419,7 @@ cdef class Matcher:
         for i in range(len(order)):
             self.order[i] = order[i]
         self.services = {name.encode(): i for i, name in enumerate(_fields.SERVICES) if name}
+        self.dovecot = _fields.SERVICES.index("dovecot")
 
     def __dealloc__(self):
         free(self.ops)
@@ -694,7 +698,6 @@ cdef class Matcher:
         cdef int64_t number
         cdef double scale
         cdef Literal *literal
-        cdef bint known
         while True:
             if op.code == OP_LITERAL:
                 literal = &self.literals[op.stops]
@@ -708,18 +711,18 @@ cdef class Matcher:
                     continue
                 at += literal.length
             elif op.code == OP_TEXT:
-                i = self.stop(op, line, at, end)
-                if i < 0 or (op.word and memchr(line + at, 32, i - at) != NULL) or (op.address and not is_address(line, at, i)):
-                    return False
                 if op.n_words:
-                    known = False
+                    # What follows the word is the next operation's to see.
+                    i = -1
                     for k in range(op.n_words):
                         literal = &self.literals[op.words + k]
-                        if literal.length == i - at and sentinel_same(literal.text, line + at, literal.length):
-                            known = True
+                        if self.starts(literal, line, at, end):
+                            i = at + literal.length
                             break
-                    if not known:
-                        return False
+                else:
+                    i = self.stop(op, line, at, end)
+                if i < 0 or (op.word and memchr(line + at, 32, i - at) != NULL) or (op.address and not is_address(line, at, i)):
+                    return False
                 if op.field >= 0:
                     row.text[op.field].start = <uint16_t> at
                     row.text[op.field].length = <uint16_t> (i - at)
@@ -774,9 +777,20 @@ cdef class Matcher:
             elif op.code == OP_CHECKED:
                 self.checked(row, line, at, end)
                 return True
+            elif op.code == OP_LOGIN:
+                return dovecot_login(row, line, at, end)
+            elif op.code == OP_PASSDB:
+                return dovecot_passdb(row, line, at, end)
             else:
                 return at == end
             op += 1
+
+
+cdef inline Py_ssize_t address_end(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """The end of what may be an IP address, ``at`` where there is none."""
+    while at < end and CLASS[<uint8_t> line[at]] & 4:
+        at += 1
+    return at
 
 
 cdef inline Py_ssize_t codes(Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
@@ -808,11 +822,85 @@ cdef inline bint foreign(const char *line, Span *action) noexcept:
 
 
 cdef inline bint is_address(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
-    if at == end:
+    return at < end and address_end(line, at, end) == end
+
+
+cdef bint dovecot_login(Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """``u>[, method=M], rip=IP[, ...]`` to the end of the line (Dovecot, login_log_format_elements).
+
+    The user is the client's, and M its word in upper case; what comes after the address is Dovecot's. So the last ``, rip=`` is the real one.
+    """
+    cdef Py_ssize_t rip, ip_end, user_end, method
+    if end > DOVECOT_LIMIT:
         return False
-    while at < end and CLASS[<uint8_t> line[at]] & 4:
-        at += 1
-    return at == end
+    rip = sentinel_rfind(line, at, end, b", rip=", 6)
+    if rip <= at:
+        return False
+    ip_end = address_end(line, rip + 6, end)
+    if ip_end == rip + 6 or (ip_end < end and line[ip_end] != 44):
+        return False
+    user_end = rip - 1
+    if line[user_end] != 62:
+        user_end = sentinel_rfind(line, at, rip, b">, method=", 10)
+        if user_end < 0:
+            return False
+        method = user_end + 10
+        if method == rip or memchr(line + method, 32, rip - method) != NULL:
+            return False
+        row.text[SASL_METHOD].start = <uint16_t> method
+        row.text[SASL_METHOD].length = <uint16_t> (rip - method)
+    if user_end > at:
+        row.text[SASL_USERNAME].start = <uint16_t> at
+        row.text[SASL_USERNAME].length = <uint16_t> (user_end - at)
+    row.text[CLIENT_IP].start = <uint16_t> (rip + 6)
+    row.text[CLIENT_IP].length = <uint16_t> (ip_end - rip - 6)
+    return True
+
+
+cdef bint dovecot_passdb(Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """``[Info: ][conn ...: auth-worker<n>: ]db(u,IP[,<session>]): text``: user and address, if there is one place only to take them from.
+
+    The user stands before the address and may imitate it, as may a password that is logged after it.
+    """
+    cdef Py_ssize_t i, start, found = -1, found_end = -1
+    cdef const char *hit
+    if begins(line, at, end, b"Info: ", 6):
+        at += 6
+    if begins(line, at, end, b"conn unix:auth-worker (", 23):
+        i = sentinel_find(line, at, end, b"): auth-worker<", 15)
+        if i < 0:
+            return False
+        i += 15
+        while i < end and is_digit(line[i]):
+            i += 1
+        if not begins(line, i, end, b">: ", 3):
+            return False
+        at = i + 3
+    start = at
+    while start < end and (97 <= line[start] <= 122 or is_digit(line[start]) or line[start] == 45):
+        start += 1
+    if start == at or start >= end or line[start] != 40:
+        return False
+    start += 1
+    i = start
+    while i < end:
+        hit = <const char *> memchr(line + i, 44, end - i)
+        if hit == NULL:
+            break
+        i = hit - line + 1
+        at = address_end(line, i, end)
+        if at > i and (begins(line, at, end, b"): ", 3) or begins(line, at, end, b",<", 2)):
+            if found >= 0:
+                return True
+            found, found_end = i, at
+    if found < 0:
+        return False
+    if found - 1 > start:
+        row.text[SASL_USERNAME].start = <uint16_t> start
+        row.text[SASL_USERNAME].length = <uint16_t> (found - 1 - start)
+    row.text[CLIENT_IP].start = <uint16_t> found
+    row.text[CLIENT_IP].length = <uint16_t> (found_end - found)
+    return True
 
 
 cdef inline Py_ssize_t dsn_end(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
@@ -1192,6 +1280,18 @@ cdef class Scanner:
             self.remote(row, line, reply.start, reply.start + reply.length)
         elif kind == AUTH_FAILED:
             self.login_failed(row, line)
+            if row.service == self.matcher.dovecot and sentinel_find(
+                    line, reply.start, reply.start + reply.length, b"(auth failed, ", 14) < 0:
+                return OTHER
+        elif kind == CONNECT_FAILED:
+            at = reply.start
+            if begins(line, at, at + reply.length, b"server refused to talk to me: ", 30):
+                at += 30
+            code(row, line, at, reply.start + reply.length)
+            # What other forms end with is the remote's.
+            at = row.text[RELAY_HOST].start - 11
+            if row.number[RELAY_PORT] < 0 and at > 0 and begins(line, at, end, b"connect to ", 11):
+                old_port(row, line)
         elif kind == REJECTED and not row.text[SASL_USERNAME].start and row.service == S_SMTPD and not foreign(line, &row.text[ACTION]):
             # smtpd_check.c: "<sender>: Sender address rejected: not owned by user {login}". The login closes the text. Where an address
             # only pretends to be the sentence, the bracket that closes it follows.
@@ -1280,7 +1380,8 @@ cdef class Scanner:
         name, _, service = whole.rpartition(b"/")
         entry.length = <int32_t> n
         memcpy(entry.text, text, n)
-        entry.service = self.matcher.services.get(service, 0) if name else 0
+        # Without a slash only names that are nobody else's: Dovecot, and Postfix's commands (postmulti).
+        entry.service = self.matcher.services.get(service, 0) if name or service == b"dovecot" or service.startswith(b"post") else 0
         # "postfix" alone: the service name was lost on the way (RFC 5424 templates), or a command that has none.
         entry.postfix = (entry.service != 0 or service.startswith(b"postfix") or name.startswith(b"postfix")) and not (
             b":" in whole or b"[" in whole)
@@ -1409,6 +1510,23 @@ cdef inline bint is_long_queue_id(const char *line, Py_ssize_t at, Py_ssize_t en
     return end - at >= 12 and memchr(line + at + 10, 122, end - at - 10) != NULL
 
 
+cdef void old_port(Row *row, const char *line) noexcept:
+    """The port of ``connect to host[ip]: text (port 25)``, as it was before 2.5."""
+    cdef Span *reply = &row.text[REPLY]
+    cdef Py_ssize_t stop = reply.start + reply.length, at = sentinel_rfind(line, reply.start, stop, b" (port ", 7), i
+    cdef int64_t port = 0
+    if at < 0:
+        return
+    i = at + 7
+    while i < stop and is_digit(line[i]) and i < at + 12:
+        port = port * 10 + line[i] - 48
+        i += 1
+    if i == at + 7 or i + 1 != stop or line[i] != 41:
+        return
+    row.number[RELAY_PORT] = port
+    reply.length = <uint16_t> (at - reply.start)
+
+
 cdef inline void code(Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
     if end - at >= 3 and 50 <= line[at] <= 53 and is_digit(line[at + 1]) and is_digit(line[at + 2]) \
             and (end - at == 3 or line[at + 3] == 32 or line[at + 3] == 45):
@@ -1420,8 +1538,8 @@ def numbering():
     return {
         "text": [("queue_id", QUEUE_ID), ("client_ip", CLIENT_IP), ("helo", HELO), ("peer_ip", PEER_IP), ("count", N_TEXT)],
         "number": [("pid", PID), ("uid", UID), ("count", N_NUMBER)],
-        "kind": [("unparsed", UNPARSED), ("delivery", DELIVERY), ("warning", WARNING), ("count", N_KINDS)],
+        "kind": [("unparsed", UNPARSED), ("delivery", DELIVERY), ("warning", WARNING), ("auth_success", AUTH_SUCCESS), ("count", N_KINDS)],
         "service": [("smtpd", S_SMTPD), ("qmgr", S_QMGR), ("postsuper", S_POSTSUPER)],
         "operation": [OP_LITERAL, OP_OPTIONAL, OP_TEXT, OP_INTEGER, OP_DECIMAL, OP_CLIENT, OP_RELAY, OP_CODE, OP_TAIL, OP_END,
-                      OP_CHECKED],
+                      OP_CHECKED, OP_LOGIN, OP_PASSDB],
     }

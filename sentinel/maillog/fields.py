@@ -47,10 +47,11 @@ KINDS = (
     "connect_failed",
     "bounce_notice",
     "warning",
+    "auth_success",
 )
 
 # master.cf's daemons and the commands that log on their own (Postfix 3.11, conf/postfix-files and src/). The first is a name that the
-# header has lost, the last a daemon that is not Postfix's own.
+# header has lost, the last a daemon that is not Postfix's own; before it Dovecot, whose logins use the same passwords.
 SERVICES = (
     "",
     "smtpd",
@@ -92,6 +93,7 @@ SERVICES = (
     "defer",
     "trace",
     "nqmgr",
+    "dovecot",
     "*",
 )
 

@@ -14,7 +14,9 @@ after the ``queue ID: `` where the form has one) and must match to the end of th
               perhaps the admin's text; taken from the right
 ``{ip}``      the client's address
 ``{_}``       text that no field takes; ``{word}`` without a blank; ``{rest}`` to the end of the line
-``{name=a,b}``  the field must be one of these words
+``{name=a,b}``  the field must be one of these words, which may hold blanks
+``{login}``   ``u>, method=M, rip=IP, ...`` of Dovecot's login processes, taken from the right
+``{passdb}``  ``[...: ]db(u,IP[,<session>]): ...`` of Dovecot's auth processes, if it can be read in one way only
 
 A text field after ``<`` honours a quoted local part, which may contain anything. Where the attacker writes the text, the template
 anchors it between literals that he can't reach; what that needs is said beside the form.
@@ -45,8 +47,12 @@ _ACCESS = (
 _BROKEN_OFF = "{action=lost connection,timeout,too many errors,hangup} after {stage}[ ({_} bytes)] from {client}"
 _CHECKS = ("reject", "warning", "hold", "discard", "filter", "redirect", "replace", "prepend", "bcc", "info", "strip", "pass", "delay")
 _CHECKED = ",".join((*_CHECKS, *(f"milter-{what}-{check}" for what in ("header", "body") for check in _CHECKS)))
-_DELIVERY_AGENTS = ("smtp", "lmtp", "local", "virtual", "pipe", "error", "discard", "retry", "cleanup")
 _QMGR = ("qmgr", "oqmgr", "nqmgr")
+# Before 2.3 the queue manager itself wrote what error(8) does now.
+_DELIVERY_AGENTS = ("smtp", "lmtp", "local", "virtual", "pipe", "error", "discard", "retry", "cleanup", *_QMGR)
+_CLIENTS = ("smtp", "lmtp")
+_TO_RELAY = ("smtp", "lmtp", "tlsproxy")
+_LOGIN = "{_=imap-login,pop3-login,submission-login,managesieve-login}: [Info: ]"
 
 FORMS = (
     # smtpd/smtpd.c: connect and disconnect. The statistics follow a blank since 3.0.
@@ -105,6 +111,13 @@ FORMS = (
         "rejected",
         "{action=reject}: {stage} from {client}: {code}{reply}; from=<{sender}>, to=<{recipient}>, proto={_}, helo=<{helo}>",
     ),
+    # postscreen/postscreen_state.c and postscreen.c, before anybody was heard.
+    Form(
+        ("postscreen",),
+        QUEUED,
+        "rejected",
+        "{action=reject}: {stage=CONNECT} from {client}: {reply=too many connections,all server ports busy,all screening ports busy}",
+    ),
     Form(("cleanup",), QUEUED, "message_id", "message-id={message_id}"),
     # cleanup/cleanup_message.c, cleanup_act_log(), and cleanup_milter_hbc_log(). Before the access form: a line of a body may look like it.
     Form(("cleanup",), QUEUED, "rejected", "{action=" + _CHECKED + "}: {stage=header,body,content} {checked}"),
@@ -117,6 +130,8 @@ FORMS = (
     Form(("smtpd",), QUEUED, "rejected", "{action=abort}: {stage} from {client}: {reply}"),
     # Since 3.10 with the queue ID, or NOQUEUE.
     Form(("smtpd",), QUEUED, "other", _BROKEN_OFF),
+    # A postscreen reject whose tail was cut off. After smtpd's form, which has taken its own by then.
+    Form(("postscreen",), QUEUED, "rejected", "{action=reject}: {stage} from {client}: {code}{reply}; from={_}"),
     Form(("cleanup",), QUEUED, "other", "resent-message-id={_}"),
     Form(("cleanup",), QUEUED, "removed", "removed ({action=canceled,discarded})"),
     # pickup/pickup.c; orig_id= on mail that postsuper requeued.
@@ -133,8 +148,28 @@ FORMS = (
         "to=<{recipient}>[, orig_to=<{orig_to}>], relay={relay}[, conn_use={_}], delay={delay}[, delays={_}][, tls={_}]"
         "[, dsn={dsn}], status={status} ({reply}",
     ),
-    # smtp/smtp_connect.c
-    Form(("smtp", "lmtp"), BARE, "connect_failed", "connect to {relay}: {reply}"),
+    # smtp/smtp_connect.c. Before 2.5 the port stood at the end, "(port 25)"; the scanner takes it from there.
+    Form(_CLIENTS, BARE, "connect_failed", "connect to {relay}: {reply}"),
+    # smtp/smtp_trouble.c smtp_site_fail(): why one host of several did not take the message; another will be tried. The relay stands
+    # before all that the remote wrote.
+    Form(_CLIENTS, QUEUED, "connect_failed", "host {relay} said: {reply}"),
+    Form(_CLIENTS, QUEUED, "connect_failed", "host {relay} refused to talk to me: {reply}"),
+    Form(_CLIENTS, QUEUED, "connect_failed", "SASL authentication failed; server {relay} said: {reply}"),
+    Form(_CLIENTS, QUEUED, "connect_failed", "connect to {relay}: {reply}"),
+    Form(_CLIENTS, QUEUED, "connect_failed", "{action=lost connection} with {relay} {reply}"),
+    Form(_CLIENTS, QUEUED, "connect_failed", "{action=conversation} with {relay} {reply}"),
+    Form(_CLIENTS, QUEUED, "connect_failed", "{reply=TLS is required,SMTPUTF8 is required}, but was not offered by host {relay}"),
+    # smtp/smtp_addr.c and smtp_proto.c: information about a delivery that goes on.
+    Form(_CLIENTS, QUEUED, "other", "{action=passing} <{recipient}> to transport={_}"),
+    Form(_CLIENTS, QUEUED, "other", "{action=enabling PIX workarounds}: {_} for {relay}"),
+    Form(_CLIENTS, QUEUED, "other", "{action=enabling PIX} {_} workaround for {relay}"),
+    # tls/tls_client.c. The level has stood in front since 2.5.
+    *(
+        Form(_TO_RELAY, BARE, "other", level + "TLS connection {action=established,reused} to {relay}: {reply}")
+        for level in ("Untrusted ", "Trusted ", "Verified ", "Anonymous ", "")
+    ),
+    Form(_TO_RELAY, BARE, "other", "{action=certificate verification failed} for {relay}: {reply}"),
+    Form(_TO_RELAY, BARE, "connect_failed", "{action=SSL_connect error} to {relay}: {reply}"),
     # bounce/bounce_notify_service.c and its kin
     Form(
         ("bounce", "defer", "trace"),
@@ -147,6 +182,40 @@ FORMS = (
     # postsuper/postsuper.c: an operator's removal is not a delivery.
     Form(("postsuper",), QUEUED, "removed", "removed"),
     Form(("postsuper",), QUEUED, "other", "{action=requeued,placed on hold,released from hold,expired}"),
+    Form(("postsuper",), BARE, "other", "{action=Deleted,Requeued,Placed on hold,Released from hold,Force-expired}: {_}"),
+    Form(_QMGR, QUEUED, "other", "{action=skipped}, still being delivered"),
+    # postscreen/postscreen*.c. What the client has sent closes the line.
+    Form(("postscreen",), BARE, "connect", "CONNECT from {client}[ to {_}]"),
+    Form(("postscreen",), BARE, "disconnect", "DISCONNECT {client}"),
+    Form(
+        ("postscreen",),
+        BARE,
+        "other",
+        "{action=PASS OLD,PASS NEW,ALLOWLISTED,WHITELISTED,DENYLISTED,BLACKLISTED,ALLOWLIST VETO,WHITELIST VETO} {client}",
+    ),
+    Form(("postscreen",), BARE, "other", "{action=PREGREET} {_} after {_} from {client}: {reply}"),
+    Form(("postscreen",), BARE, "other", "{action=DNSBL rank} {_} for {client}"),
+    Form(("postscreen",), BARE, "other", "{action=HANGUP} after {_} from {client} in tests {_=before,after} SMTP handshake"),
+    Form(
+        ("postscreen",),
+        BARE,
+        "other",
+        "{action=COMMAND TIME LIMIT,COMMAND COUNT LIMIT,COMMAND LENGTH LIMIT,BARE NEWLINE,NON-SMTP COMMAND,COMMAND PIPELINING}"
+        " from {client}[ after {stage}][: {reply}]",
+    ),
+    Form(("postscreen",), BARE, "other", "{stage=DATA,BDAT} without valid RCPT from {client}"),
+    Form(("dnsblog",), BARE, "other", "addr {client_ip} listed by domain {reply}"),
+    # tlsproxy/tlsproxy.c: the client has been counted by postscreen.
+    Form(("tlsproxy",), BARE, "other", "{action=CONNECT} from {client}"),
+    Form(("tlsproxy",), BARE, "other", "{action=DISCONNECT} {client}"),
+    Form(("tlsproxy",), BARE, "other", "{action=TLS handshake failed} for service={_} peer={client}"),
+    # Dovecot, login-common/client-common.c. The summary of a connection is the event; "Logged in" and "Login aborted" since 2.4. Which of
+    # the others is a failed login the scanner decides by "(auth failed, ".
+    Form(("dovecot",), BARE, "auth_success", _LOGIN + "{_=Login,Logged in}: user=<{login}"),
+    Form(("dovecot",), BARE, "auth_failed", _LOGIN + "{reply}: user=<{login}"),
+    # Dovecot, auth/auth-request.c. The same failure follows from the login process, or from smtpd that asked: no event.
+    Form(("dovecot",), BARE, "other", "auth-worker({_}): {passdb}"),
+    Form(("dovecot",), BARE, "other", "auth: {passdb}"),
 )
 
 SERVER_FAULTS = (
@@ -175,10 +244,10 @@ PROMPTS = (
 """What the server's last prompt begins with, in base64: it stands in the place of a reason, and is none."""
 
 # What follows are the operations of the compiled matcher. (code, field, literals, last, quoted, jump)
-LITERAL, OPTIONAL, TEXT, INTEGER, DECIMAL, CLIENT, RELAY, CODE, TAIL, END, CHECKED = range(11)
+LITERAL, OPTIONAL, TEXT, INTEGER, DECIMAL, CLIENT, RELAY, CODE, TAIL, END, CHECKED, LOGIN, PASSDB = range(13)
 _TAIL = ("tail", False, ())
 _ONE_WORD = ("stage", "sasl_method")
-_SPECIAL = {"client": CLIENT, "code": CODE, "tail": TAIL, "checked": CHECKED}
+_SPECIAL = {"client": CLIENT, "code": CODE, "tail": TAIL, "checked": CHECKED, "login": LOGIN, "passdb": PASSDB}
 _NO_FIELD = ("_", "word", "rest")
 
 
@@ -222,6 +291,11 @@ class CompiledForm(NamedTuple):
 _Token = str | tuple[str, bool, tuple[bytes, ...]] | list["_Token"]
 
 
+def _longest_first(words: str) -> tuple[bytes, ...]:
+    """Words of a field; one that begins another comes after it."""
+    return tuple(word.encode() for word in sorted(filter(None, words.split(",")), key=len, reverse=True))
+
+
 def _tokens(template: str) -> list[_Token]:
     out: list[_Token] = []
     stack = [out]
@@ -240,7 +314,7 @@ def _tokens(template: str) -> list[_Token]:
             flush()
             close = template.index("}", i)
             name, _, words = template[i + 1 : close].partition("=")
-            stack[-1].append((name.rstrip("*"), name.endswith("*"), tuple(w.encode() for w in words.split(",") if w)))
+            stack[-1].append((name.rstrip("*"), name.endswith("*"), _longest_first(words)))
             i = close
         elif c == "[":
             flush()
@@ -291,7 +365,7 @@ def _emit(tokens: list[_Token], after: list[_Token], out: list[Operation], previ
             continue
         name, last, words = token
         stops, may_end = _followers(rest)
-        quoted = previous.endswith("<") and not last
+        quoted = previous.endswith("<") and not last and name not in _SPECIAL
         if quoted and rest[0] == ">":
             # An unquoted address (log_address_format = internal) may hold a ">"; what follows the real one tells them apart.
             after_bracket, may_end = _followers(rest[1:])
@@ -335,9 +409,10 @@ def compile_form(form: Form) -> CompiledForm:
 
 
 def compile_forms() -> tuple[list[CompiledForm], dict[int, list[int]]]:
-    """All forms, and for each service the numbers of its forms in the order to try; service 0 (unknown) tries them all."""
+    """All forms, and for each service the numbers of its forms in the order to try; service 0 (unknown) tries all of Postfix's."""
     compiled = [compile_form(form) for form in FORMS]
-    by_service: dict[int, list[int]] = {0: list(range(len(FORMS)))}
+    # A header never loses the name of Dovecot, which is not a daemon's.
+    by_service: dict[int, list[int]] = {0: [number for number, form in enumerate(FORMS) if form.services != ("dovecot",)]}
     for number, form in enumerate(FORMS):
         for service in form.services:
             by_service.setdefault(SERVICES.index(service), []).append(number)

@@ -122,6 +122,14 @@ _FORMS = [
         + rb">",
     ),
     (
+        "postscreen",
+        True,
+        "rejected",
+        rb"(?P<action>reject): (?P<stage>CONNECT) from "
+        + _CLIENT
+        + rb": (?P<reply>too many connections|all server ports busy|all screening ports busy)",
+    ),
+    (
         "cleanup",
         True,
         "rejected",
@@ -132,6 +140,12 @@ _FORMS = [
         True,
         "rejected",
         rb"(?P<action>" + _ACTIONS + rb"): (?P<stage>[^ ]+) from " + _CLIENT + rb": " + _CODE + rb"(?P<tailed>.*)",
+    ),
+    (
+        "postscreen",
+        True,
+        "rejected",
+        rb"(?P<action>reject): (?P<stage>[^ ]+) from " + _CLIENT + rb": " + _CODE + _until(b"reply", b"; from=") + rb"; from=.*",
     ),
     ("smtpd", True, "rejected", rb"(?P<action>proxy-reject): " + _WORD % (b"stage", b": ") + rb": " + _CODE + rb"(?P<tailed>.*)"),
     ("smtpd", True, "other", rb"(?P<action>proxy-accept): " + _WORD % (b"stage", b": ") + rb": " + _CODE + rb"(?P<tailed>.*)"),
@@ -159,7 +173,7 @@ _FORMS = [
     ),
     ("qmgr oqmgr nqmgr postsuper", True, "removed", rb"removed"),
     (
-        "smtp lmtp local virtual pipe error discard retry cleanup",
+        "smtp lmtp local virtual pipe error discard retry cleanup qmgr oqmgr nqmgr",
         True,
         "delivery",
         rb"to=<"
@@ -173,6 +187,65 @@ _FORMS = [
         rb", status=" + _until(b"status", b" (") + rb" \((?P<reply>.*)",
     ),
     ("smtp lmtp", False, "connect_failed", rb"connect to " + _until(b"relay", b": ") + rb": (?P<reply>.*)"),
+    ("smtp lmtp", True, "connect_failed", rb"connect to " + _until(b"relay", b": ") + rb": (?P<reply>.*)"),
+    ("smtp lmtp", True, "connect_failed", rb"host " + _until(b"relay", b" said: ") + rb" said: (?P<reply>.*)"),
+    (
+        "smtp lmtp",
+        True,
+        "connect_failed",
+        rb"host " + _until(b"relay", b" refused to talk to me: ") + rb" refused to talk to me: (?P<reply>.*)",
+    ),
+    (
+        "smtp lmtp",
+        True,
+        "connect_failed",
+        rb"SASL authentication failed; server " + _until(b"relay", b" said: ") + rb" said: (?P<reply>.*)",
+    ),
+    (
+        "smtp lmtp",
+        True,
+        "connect_failed",
+        rb"(?P<action>lost connection|conversation) with (?P<relay>[^ ]*+) (?P<reply>.*)",
+    ),
+    (
+        "smtp lmtp",
+        True,
+        "connect_failed",
+        rb"(?P<reply>(?:TLS|SMTPUTF8) is required), but was not offered by host (?P<relay>.*)",
+    ),
+    (
+        "smtp lmtp",
+        True,
+        "other",
+        rb"(?P<action>passing) <" + _address(b"recipient", b"> to transport=") + rb"> to transport=.*",
+    ),
+    ("smtp lmtp", True, "other", rb"(?P<action>enabling PIX workarounds): " + _until(b"_1", b" for ") + rb" for (?P<relay>.*)"),
+    (
+        "smtp lmtp",
+        True,
+        "other",
+        rb"(?P<action>enabling PIX) " + _until(b"_1", b" workaround for ") + rb" workaround for (?P<relay>.*)",
+    ),
+    (
+        "smtp lmtp tlsproxy",
+        False,
+        "other",
+        rb"(?:(?:Untrusted|Trusted|Verified|Anonymous) )?TLS connection (?P<action>established|reused) to "
+        + _until(b"relay", b": ")
+        + rb": (?P<reply>.*)",
+    ),
+    (
+        "smtp lmtp tlsproxy",
+        False,
+        "other",
+        rb"(?P<action>certificate verification failed) for " + _until(b"relay", b": ") + rb": (?P<reply>.*)",
+    ),
+    (
+        "smtp lmtp tlsproxy",
+        False,
+        "connect_failed",
+        rb"(?P<action>SSL_connect error) to " + _until(b"relay", b": ") + rb": (?P<reply>.*)",
+    ),
     (
         "bounce defer trace",
         True,
@@ -180,8 +253,66 @@ _FORMS = [
         rb"(?P<action>(?:sender|postmaster) (?:non-delivery|delay|delivery status)) notification: (?P<linked_queue_id>.*)",
     ),
     ("postsuper", True, "other", rb"(?P<action>requeued|placed on hold|released from hold|expired)"),
+    ("postsuper", False, "other", rb"(?P<action>Deleted|Requeued|Placed on hold|Released from hold|Force-expired): .*"),
+    ("qmgr oqmgr nqmgr", True, "other", rb"(?P<action>skipped), still being delivered"),
+    ("postscreen", False, "connect", rb"CONNECT from " + _CLIENT + rb"(?: to .*)?"),
+    ("postscreen", False, "disconnect", rb"DISCONNECT " + _CLIENT),
+    ("postscreen", False, "other", rb"(?P<action>PASS (?:OLD|NEW)|(?:ALLOW|WHITE|DENY|BLACK)LISTED|(?:ALLOW|WHITE)LIST VETO) " + _CLIENT),
+    (
+        "postscreen",
+        False,
+        "other",
+        rb"(?P<action>PREGREET) "
+        + _until(b"_1", b" after ")
+        + rb" after "
+        + _until(b"_2", b" from ")
+        + rb" from "
+        + _CLIENT
+        + rb": (?P<reply>.*)",
+    ),
+    ("postscreen", False, "other", rb"(?P<action>DNSBL rank) " + _until(b"_1", b" for ") + rb" for " + _CLIENT),
+    (
+        "postscreen",
+        False,
+        "other",
+        rb"(?P<action>HANGUP) after " + _until(b"_1", b" from ") + rb" from " + _CLIENT + rb" in tests (?:before|after) SMTP handshake",
+    ),
+    (
+        "postscreen",
+        False,
+        "other",
+        rb"(?P<action>COMMAND (?:TIME|COUNT|LENGTH) LIMIT|BARE NEWLINE|NON-SMTP COMMAND|COMMAND PIPELINING) from "
+        + _CLIENT
+        + rb"(?: after "
+        + _WORD % (b"stage", b": ")
+        + rb")?+(?:: (?P<reply>.*))?+",
+    ),
+    ("postscreen", False, "other", rb"(?P<stage>DATA|BDAT) without valid RCPT from " + _CLIENT),
+    ("dnsblog", False, "other", rb"addr " + _until(b"client_ip", b" listed by domain ") + rb" listed by domain (?P<reply>.*)"),
+    ("tlsproxy", False, "other", rb"(?P<action>CONNECT) from " + _CLIENT),
+    ("tlsproxy", False, "other", rb"(?P<action>DISCONNECT) " + _CLIENT),
+    (
+        "tlsproxy",
+        False,
+        "other",
+        rb"(?P<action>TLS handshake failed) for service=" + _until(b"_1", b" peer=") + rb" peer=" + _CLIENT,
+    ),
 ]
 FORMS = [(services.split(), queued, kind, re.compile(pattern, re.DOTALL)) for services, queued, kind, pattern in _FORMS]
+
+# Dovecot. A line of more than 960 bytes may have been cut by syslog.
+_DOVECOT_HEAD = rb"(?:imap|pop3|submission|managesieve)-login: (?:Info: )?+"
+_DOVECOT_TAIL = (
+    rb": user=<(?P<sasl_username>.*)>(?:, method=(?P<sasl_method>[^ ]+))?, rip=(?P<client_ip>[0-9A-Fa-f:.%]+)(?:,(?!.*, rip=).*)?"
+)
+_DOVECOT_LOGIN = re.compile(_DOVECOT_HEAD + rb"(?:Login|Logged in)" + _DOVECOT_TAIL, re.DOTALL)
+_DOVECOT_END = re.compile(_DOVECOT_HEAD + _until(b"reply", b": user=<") + _DOVECOT_TAIL, re.DOTALL)
+_DOVECOT_AUTH = re.compile(
+    rb"(?:auth|auth-worker\([^)]*+\)): (?:Info: )?+"
+    rb"(?:conn unix:auth-worker \((?:(?!\): auth-worker<).)*+\): auth-worker<\d*+>: )?+[a-z0-9-]++\((?P<rest>.*)",
+    re.DOTALL,
+)
+_DOVECOT_ADDRESS = re.compile(rb",([0-9A-Fa-f:.%]+)(?=\): |,<)")
 
 # The end of an access message. An item's bracket closes where a blank or the end follows.
 _MAILBOX = rb'(?P<%s>(?:"(?:[^"\\]|\\.)*+(?="))?+(?:[^>]|>(?! |\Z))*+)>'
@@ -225,6 +356,7 @@ _FAULT = re.compile(
 _BASE64 = re.compile(rb"(?=.{8})(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))?+", re.DOTALL)
 _PROMPT = re.compile(rb"(?:[Pp]assword|[Uu]sername)(?:[\0-?]|\Z)|User Name|<[0-?]|realm=|nonce=|rspauth[0-?]", re.DOTALL)
 _NOT_OWNED = re.compile(rb".*>: Sender address rejected: not owned by user (?P<login>[^>]+)", re.DOTALL)
+_OLD_PORT = re.compile(rb"(?P<reply>.*) \(port (?P<relay_port>\d{1,5})\)", re.DOTALL)
 _REPLY_CODE = re.compile(rb"([2-5]\d\d)(?=[ -]|\Z)")
 _REMOTE = re.compile(
     rb"(?:delivery temporarily suspended: )?+(?:SASL authentication failed; server |host )" + _PEER + rb" (?:said|refused to talk to me): ",
@@ -249,14 +381,18 @@ def parse(line: bytes, year: int) -> dict | None:
     if time is None or not header or len(header["tag"]) > 128:
         return unparsed
     name, _, daemon = header["tag"].rpartition(b"/")
-    ours = bool(name) and daemon.decode("latin-1") in SERVICES[1:-1]
+    ours = (bool(name) or daemon.startswith((b"post", b"dovecot"))) and daemon.decode("latin-1") in SERVICES[1:-1]
     if not (ours or daemon.startswith(b"postfix") or name.startswith(b"postfix")):
         return unparsed
     found: dict = {"host": header["host"], "pid": header["pid"] or None, "syslog_name": name or header["tag"]}
     text = line[header.end() :]
     if stamp["version"] and not text:
         return unparsed
-    kind, service = _message(text, daemon.decode("utf-8", "replace") if name else None, found)
+    if daemon == b"dovecot":
+        kind, service = _dovecot(text, found, len(line)), "dovecot"
+    else:
+        alone = not name and daemon.startswith(b"post") and daemon.decode("latin-1") in SERVICES
+        kind, service = _message(text, daemon.decode("utf-8", "replace") if name or alone else None, found)
     out = {"time": time, "kind": kind}
     if service is not None:
         out["service"] = service
@@ -323,6 +459,14 @@ def _message(text: bytes, service: str | None, found: dict) -> tuple[str, str | 
             _login(fields)
         if kind == "warning":
             _severity(text, fields)
+        if kind == "connect_failed":
+            reply = fields["reply"]
+            code = _REPLY_CODE.match(reply, 30 if reply.startswith(b"server refused to talk to me: ") else 0)
+            fields["reply_code"] = code[1] if code else None
+            old = body.startswith(b"connect to ") and fields.get("relay_host") and not fields.get("relay_port")
+            old_port = _OLD_PORT.fullmatch(reply) if old else None
+            if old_port:
+                fields.update(old_port.groupdict())
         if kind != "delivery" and not fields.get("reply"):
             fields["reply"] = None
         found.update(fields)
@@ -330,6 +474,23 @@ def _message(text: bytes, service: str | None, found: dict) -> tuple[str, str | 
             service = _agent(fields) if kind == "delivery" and "reply" in fields else services[0]
         return kind, service
     return ("warning" if _severity(text, found) else "other"), service
+
+
+def _dovecot(text: bytes, found: dict, length: int) -> str:
+    queue_id = _QUEUE_ID.match(text)
+    if queue_id:
+        found["queue_id"] = queue_id[1]
+    login, end = _DOVECOT_LOGIN.fullmatch(text), _DOVECOT_END.fullmatch(text)
+    if (login or end) and length <= 960:
+        fields = (login or end).groupdict()
+        found.update({name: value or None for name, value in fields.items()})
+        return "auth_success" if login else "auth_failed" if b"(auth failed, " in fields["reply"] else "other"
+    asked = _DOVECOT_AUTH.fullmatch(text)
+    places = list(_DOVECOT_ADDRESS.finditer(asked["rest"])) if asked else []
+    if len(places) == 1:
+        found["client_ip"] = places[0][1]
+        found["sasl_username"] = asked["rest"][: places[0].start()] or None
+    return "warning" if not asked and _severity(text, found) else "other"
 
 
 def _severity(text: bytes, fields: dict) -> bool:
