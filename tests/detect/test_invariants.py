@@ -232,6 +232,11 @@ def attacks(draw):
                     f"4A00000001: {delivery}(host mx.evil.example[{REAL['relay_ip']}] refused to talk to me: 550 {text})",
                 ),
                 ("smtp", f"4A00000001: host mx.evil.example[{REAL['relay_ip']}] refused to talk to me: 421 {text}"),
+                ("smtp", f"4A00000001: host mx.evil.example[{REAL['relay_ip']}] said: 450 {text} (in reply to RCPT TO command)"),
+                ("smtp", f"4A00000001: passing <{recipient}> to transport=relay"),
+                ("smtp", f"certificate verification failed for mx.evil.example[{REAL['relay_ip']}]:25: {text}"),
+                ("postscreen", f"PREGREET 7 after 0 from [{REAL['client_ip']}]:4001: {text}"),
+                ("postscreen", f"COMMAND PIPELINING from [{REAL['client_ip']}]:4001 after EHLO: {text}"),
                 ("pickup", f"4A00000001: uid=1000 from=<{text}>"),
             )
         )

@@ -95,6 +95,15 @@ def test_every_line_of_a_recording(shared, name):
     assert check(data) == data.count(b"\n")
 
 
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_no_line_of_a_recording_is_unparsed(shared, name):
+    path = shared / "lab" / "recordings" / f"{name}.log.xz"
+    if not path.exists():
+        pytest.skip(f"no recording {path.name}")
+    batch = compiled(open_recording(path))
+    assert [batch.line(i) for i in range(len(batch)) if batch.kind(i) == "unparsed"] == []
+
+
 def test_every_line_of_our_own_recordings(data):
     paths = sorted(data.glob("recording-*.log.xz"))
     assert paths
