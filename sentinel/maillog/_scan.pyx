@@ -396,7 +396,7 @@ cdef class Matcher:
             raise MemoryError
         for i in range(len(order)):
             self.order[i] = order[i]
-        self.services = {name.encode(): i for i, name in enumerate(_fields.SERVICES) if name}
+        self.services = {name.encode(): i for i, name in enumerate(_fields.SERVICES) if name and name != "*"}
 
     def __dealloc__(self):
         free(self.ops)
@@ -1087,7 +1087,7 @@ cdef class Scanner:
             b":" in whole or b"[" in whole)
         if name and not entry.service:
             # A daemon that we don't know must not be read as one that we do.
-            entry.service = self.matcher.services[b"*"]
+            entry.service = <uint8_t> (len(SERVICES) - 1)
         entry.name_length = <uint16_t> (len(name) if name else n)
         return entry
 
