@@ -440,7 +440,7 @@ cdef class Matcher:
             raise MemoryError
         for i in range(len(order)):
             self.order[i] = order[i]
-        self.services = {name.encode(): i for i, name in enumerate(_fields.SERVICES) if name and name not in ("exim", "qmail")}
+        self.services = {name.encode(): i for i, name in enumerate(_fields.SERVICES) if name and name not in ("exim", "qmail", "*")}
         self.dovecot = _fields.SERVICES.index("dovecot")
 
     def __dealloc__(self):
@@ -1531,7 +1531,7 @@ cdef class Scanner:
         entry.postfix = entry.postfix and self.postfix
         if name and not entry.service:
             # A daemon that we don't know must not be read as one that we do.
-            entry.service = self.matcher.services[b"*"]
+            entry.service = <uint8_t> (len(SERVICES) - 1)
         entry.name_length = <uint16_t> (len(name) if name else n)
         return entry
 

@@ -1,7 +1,7 @@
 """Fuzzes the compiled parts: ``make fuzz SECONDS=60``.
 
 Builds them once more, in ``build/fuzz``, with clang's AddressSanitizer, UndefinedBehaviorSanitizer and coverage counters, and runs the
-targets of ``checks.py`` there under atheris (libFuzzer), each for its half of the time. The inputs that led somewhere new stay in
+targets of ``checks.py`` there under atheris (libFuzzer), each for its third of the time. The inputs that led somewhere new stay in
 ``build/fuzz/corpus`` and are where the next run begins; what broke something is in ``build/fuzz/findings``. Ends with 1 if anything did.
 
 Needs clang; atheris comes from PyPI into ``build/fuzz``.
@@ -26,6 +26,7 @@ SITE = HERE / "site"
 SANITIZE = "-fsanitize=address,undefined,fuzzer-no-link -fno-sanitize=pointer-overflow -fno-sanitize-recover=all -fno-wrapv -fno-omit-frame-pointer -g"
 MAX_LENGTH = 100_000
 SECONDS_AN_INPUT = 5
+TARGETS = ("scan", "engine", "oracle")
 MAX_RESTARTS = 50
 
 
@@ -59,10 +60,10 @@ def build() -> None:
 def fuzz(target: str, seconds: int, seed: int) -> None:
     """Inside the sanitized interpreter: libFuzzer, with our own changes beside its own."""
     import atheris  # type: ignore[import-not-found]
-    from checks import TARGETS
+    import checks
     from mutations import mutate, seed_lines
 
-    holds = TARGETS[target]
+    holds = checks.TARGETS[target]
     shared = Path(os.environ.get("SENTINEL_SHARED", ROOT.parent / "shared"))
     lines = seed_lines((shared / "lab" / "recordings").glob("*.log.xz"))
     corpus = HERE / "corpus" / target
@@ -142,9 +143,9 @@ def main() -> int:
     findings = HERE / "findings"
     findings.mkdir(exist_ok=True)
     seed = arguments.seed or random.randrange(1, 1 << 30)
-    print(f"fuzzing {'scan and engine'} for {arguments.seconds} s, seed {seed}", flush=True)
-    for target in ("scan", "engine"):
-        campaign(target, max(1, arguments.seconds // 2), seed)
+    print(f"fuzzing for {arguments.seconds} s, seed {seed}", flush=True)
+    for target in TARGETS:
+        campaign(target, max(1, arguments.seconds // len(TARGETS)), seed)
     found = sorted(path.name for path in findings.iterdir() if path.suffix != ".txt")
     print(f"findings: {len(found)}", *found, sep="\n  " if found else " ")
     return 1 if found else 0

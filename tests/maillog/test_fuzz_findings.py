@@ -24,3 +24,14 @@ def test_numpys_columns_lie_where_the_rows_fields_do():
     batch = engine.feed(STAMP + b"postfix/qmgr[7]: 4A00000001: from=<a@example.com>, size=2103, nrcpt=50 (queue active)\n").events
     (only,) = batch.array()
     assert (only["time"], only["pid"], only["size"], only["nrcpt"], only["uid"]) == (batch.time(0), 7, 2103, 50, -1)
+
+
+def test_a_daemon_named_like_our_own_word_for_strangers():
+    """``*`` stands for a daemon that is not Postfix's, but a log may write it, too."""
+    (only,) = rows(b"Oct 24 06:18:01 mx foo/*[7]: connect from unknown[203.0.113.66]")
+    assert only["kind"] == "unparsed"
+    assert row("connect from unknown[203.0.113.66]", "postfix/*[7]") == {"kind": "other", "service": "*"}
+
+
+def test_a_port_of_many_digits_is_no_port():
+    assert row("connect from unknown[203.0.113.66]:2147483648") == {"kind": "other", "service": "smtpd"}

@@ -30,11 +30,11 @@ _HEADER_5424 = re.compile(
 )
 _QUEUE_ID = re.compile(rb"([0-9A-F]{6,24}|(?=.{10}[0-9A-Za-z]*z)[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{12,24}): ", re.DOTALL)
 
-_PORT = rb"(?::(?P<%s>\d+))?+"
+_PORT = rb"(?::(?P<%s>\d{1,6}+))?+"
 _HOST = rb"(?P<%s>[^ \[]*+)\[(?:(?P<%s>[0-9a-fA-F:.%%]++)(?=\])|[^\]]*+)\]"
 _CLIENT = _HOST % (b"client_name", b"client_ip") + _PORT % b"client_port" + rb"(?:(?<=\]):unknown)?+"
 _RELAY = re.compile(_HOST % (b"relay_host", b"relay_ip") + _PORT % b"relay_port", re.DOTALL)
-_PEER = _HOST % (b"peer_host", b"peer_ip") + rb"(?::\d+)?+"
+_PEER = _HOST % (b"peer_host", b"peer_ip") + rb"(?::\d{1,6}+)?+"
 _CODE = rb"(?:(?P<reply_code>\d{3}) )?+(?:(?P<dsn>\d{1,3}\.\d{1,3}\.\d{1,3}) )?+"
 _ACTIONS = b"reject|reject_warning|warn|info|hold|delay|discard|filter|redirect|bcc|permit|hangup|milter-reject|milter-hold|milter-discard"
 
