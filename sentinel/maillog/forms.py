@@ -11,7 +11,7 @@ after the ``queue ID: `` where the form has one) and must match to the end of th
 ``{code}``    an optional three-digit reply code and an optional DSN, each followed by a blank
 ``{tail}``    the end of every access message, ``; from=<> to=<> proto= helo=<>`` and the login, taken from the right
 ``{checked}``   what cleanup's header and body checks log: the attacker's text, `` from {client};`` or `` from local;``, the envelope, and
-              perhaps the admin's text; taken from the right
+              perhaps the admin's text
 ``{ip}``      the client's address
 ``{_}``       text that no field takes; ``{word}`` without a blank; ``{rest}`` to the end of the line
 ``{name=a,b}``  the field must be one of these words, which may hold blanks

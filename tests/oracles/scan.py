@@ -335,7 +335,7 @@ _TAILS = 32
 # The same in cleanup's checks, each address quoted as in a header, or not at all.
 _QUOTED = rb'"(?:[^"\\]|\\.)*+"[^" <>]*+(?=>)'
 _UNQUOTED = rb'(?:(?!>(?:\Z|: |%s))[^"])*+'
-_CHECKED_FROM = re.compile(rb" from (?:local|" + _CLIENT + rb")(?=;)", re.DOTALL)
+_CHECKED_FROM = re.compile(rb" from (?:local|" + _CLIENT + rb")(?=;(?: from=<| to=<| proto=| helo=<|: |\Z))", re.DOTALL)
 _CHECKED_END = re.compile(
     rb"(?: from=<(?P<sender>"
     + _QUOTED
@@ -346,7 +346,7 @@ _CHECKED_END = re.compile(
     + rb"|"
     + _UNQUOTED % b" proto=| helo=<"
     + rb')>)?+(?: proto=[A-Za-z]*+)?+(?: helo=<(?P<helo>[^" <>]*+)>)?+'
-    rb'(?:: (?!.*(?:; from=<| proto=| helo=<|"@|">))' + _CODE + rb"(?P<reply>.*))?",
+    rb"(?:: " + _CODE + rb"(?P<reply>.*))?",
     re.DOTALL,
 )
 _FAULT = re.compile(
@@ -520,16 +520,15 @@ def _login(fields: dict) -> None:
 
 
 def _checked(fields: dict) -> None:
-    """The envelope of a checked header: that of the rightmost client from which all parses to the end."""
+    """The envelope of a checked header, if there is only one place where a client and an envelope may stand."""
     text = fields.pop("checked")
     places = [match for match in _CHECKED_FROM.finditer(text, overlapped=True) if match.end() - match.start() <= 406]
-    for place in places[::-1][:_TAILS]:
-        match = _CHECKED_END.fullmatch(text, place.end() + 1)
+    if len(places) == 1:
+        match = _CHECKED_END.fullmatch(text, places[0].end() + 1)
         if match:
-            fields.update(place.groupdict())
+            fields.update(places[0].groupdict())
             fields.update(match.groupdict())
             fields["client_name"] = fields["client_name"] or None
-            break
 
 
 def _relay(fields: dict) -> bool:
