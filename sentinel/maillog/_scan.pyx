@@ -587,17 +587,16 @@ cdef class Matcher:
     cdef void checked(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
         """``{text} from {client|local}; from=<s> to=<r> proto=P helo=<h>[: {text}]``: cleanup's header and body checks.
 
-        The first text is the attacker's, and so are the addresses; the last is the admin's, of one line of a table. The client is the rightmost
-        that is followed by an envelope to the very end, or by an envelope and a text that has nothing of an envelope in it. Inside a
-        quoted address no such place exists: the quote that closes it is left over. Where none is found, all that is known is the action.
+        The first text is the attacker's, and so are the addresses; the last is the admin's. Whatever is believed of two places where a client and
+        an envelope may stand, the attacker can write the other one: into the text, or into an address, which before 3.5 is not quoted. So only
+        a place that is alone is believed; else all that is known is the action, and the client is that of the message.
         """
-        cdef Py_ssize_t i = end, k, stop
-        cdef int tried = 0
-        cdef Row trial
-        while tried < TAIL_CANDIDATES:
+        cdef Py_ssize_t i = end, k, stop, place = -1
+        cdef Row trial, best
+        while True:
             i = sentinel_rfind(line, at, i, b" from ", 6)
             if i < 0:
-                return
+                break
             k = i + 6
             memcpy(&trial, row, sizeof(Row))
             if begins(line, k, end, b"local;", 6):
@@ -606,22 +605,24 @@ cdef class Matcher:
                 continue
             if k >= end or line[k] != 59:
                 continue
-            tried += 1
-            stop = self.envelope(&trial, line, k + 1, end)
-            if stop < 0:
-                continue
-            if stop < end:
-                k = stop + 2
-                if not begins(line, stop, end, b": ", 2) or sentinel_find(line, k, end, b"; from=<", 8) >= 0 \
-                        or sentinel_find(line, k, end, b" proto=", 7) >= 0 or sentinel_find(line, k, end, b" helo=<", 7) >= 0 \
-                        or sentinel_find(line, k, end, b"\"@", 2) >= 0 or sentinel_find(line, k, end, b"\">", 2) >= 0:
-                    continue
-                k = codes(&trial, line, k, end)
-                if k < end:
-                    trial.text[REPLY].start = <uint16_t> k
-                    trial.text[REPLY].length = <uint16_t> (end - k)
-            memcpy(row, &trial, sizeof(Row))
+            k += 1
+            if k == end or begins(line, k, end, b" from=<", 7) or begins(line, k, end, b" to=<", 5) or begins(line, k, end, b" proto=", 7) \
+                    or begins(line, k, end, b" helo=<", 7) or begins(line, k, end, b": ", 2):
+                if place >= 0:
+                    return
+                place = k
+                memcpy(&best, &trial, sizeof(Row))
+        if place < 0:
             return
+        stop = self.envelope(&best, line, place, end)
+        if stop < 0 or stop < end and not begins(line, stop, end, b": ", 2):
+            return
+        if stop < end:
+            k = codes(&best, line, stop + 2, end)
+            if k < end:
+                best.text[REPLY].start = <uint16_t> k
+                best.text[REPLY].length = <uint16_t> (end - k)
+        memcpy(row, &best, sizeof(Row))
 
     cdef Py_ssize_t envelope(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
         """`` from=<s> to=<r> proto=P helo=<h>``, each only if known, as global/info_log_addr_form.c quotes it; where it ends, or -1."""

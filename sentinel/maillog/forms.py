@@ -11,7 +11,7 @@ after the ``queue ID: `` where the form has one) and must match to the end of th
 ``{code}``    an optional three-digit reply code and an optional DSN, each followed by a blank
 ``{tail}``    the end of every access message, ``; from=<> to=<> proto= helo=<>`` and the login, taken from the right
 ``{checked}``   what cleanup's header and body checks log: the attacker's text, `` from {client};`` or `` from local;``, the envelope, and
-              perhaps the admin's text; taken from the right
+              perhaps the admin's text
 ``{ip}``      the client's address
 ``{_}``       text that no field takes; ``{word}`` without a blank; ``{rest}`` to the end of the line
 ``{name=a,b}``  the field must be one of these words, which may hold blanks
@@ -103,6 +103,8 @@ FORMS = (
         "client={client}[, sasl_method={sasl_method}][, sasl_username={sasl_username}][, sasl_sender={rest}]"
         "[, orig_queue_id={linked_queue_id}][, orig_client={rest}]",
     ),
+    # cleanup/cleanup_message.c, cleanup_act_log(); cleanup_milter_hbc_log(). Before the access forms: a body may look like one.
+    Form(("cleanup",), QUEUED, "rejected", "{action=" + _CHECKED + "}: {stage=header,body,content} {checked}"),
     # postscreen/postscreen_smtpd.c: commas where smtpd has blanks, no host name. Before smtpd's form, which
     # would take it where the header has lost the daemon's name.
     Form(
@@ -119,8 +121,6 @@ FORMS = (
         "{action=reject}: {stage=CONNECT} from {client}: {reply=too many connections,all server ports busy,all screening ports busy}",
     ),
     Form(("cleanup",), QUEUED, "message_id", "message-id={message_id}"),
-    # cleanup/cleanup_message.c, cleanup_act_log(), and cleanup_milter_hbc_log(). Before the access form: a line of a body may look like it.
-    Form(("cleanup",), QUEUED, "rejected", "{action=" + _CHECKED + "}: {stage=header,body,content} {checked}"),
     # smtpd/smtpd_check.c log_whatsup() and its kin: reject, reject_warning, hold, discard, filter, redirect, milter-reject ...
     # The same from cleanup/cleanup_milter.c, without a reply code.
     Form(("smtpd", "cleanup"), QUEUED, "rejected", _ACCESS),

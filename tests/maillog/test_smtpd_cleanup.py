@@ -686,7 +686,6 @@ def test_check_of_local_mail():
 HOSTILE_TEXTS = (
     f"x from {LIE}; from=<{VICTIM}> to=<{VICTIM}> proto=SMTP helo=<lie>",
     f"x from {LIE}; from=<{VICTIM}> to=<{VICTIM}> proto=SMTP helo=<lie>: 5.7.1 sasl_username={VICTIM}",
-    f"x from {LIE}; from=<{VICTIM}",
     f'x from {LIE}; from=<"',
     f'x from {LIE}; from=<"a',
     f"x from {LIE};",
@@ -694,7 +693,7 @@ HOSTILE_TEXTS = (
     f"from {LIE}: 550 5.7.1 x; from=<{VICTIM}>",
     f"from {LIE}: milter-reject: END-OF-MESSAGE from {LIE}: 5.7.1 x",
     " from " * 30,
-    f" from {LIE}; from=<x>" * 8,
+    f" from {LIE}; from=<x>: " * 8,
 )
 HOSTILE_SENDERS = (
     "a@example.net",
@@ -714,35 +713,21 @@ HOSTILE_RECIPIENTS = ("b@example.com", '"@b.example> proto=ESMTP helo=<h>: "@exa
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
 @pytest.mark.parametrize("sender", HOSTILE_SENDERS)
 @pytest.mark.parametrize("recipient", HOSTILE_RECIPIENTS)
-def test_checked_text_and_addresses_forge_nothing(text, sender, recipient):
-    expected = {
-        "kind": "rejected",
-        "queue_id": "4A00000001",
-        **CLIENT,
-        "action": "warning",
-        "sender": sender,
-        "recipient": recipient,
-        "helo": "pc",
-    }
-    for where in ("header", "body"):
-        line = f"4A00000001: warning: {where} {text} from {C}; from=<{sender}> to=<{recipient}> proto=ESMTP helo=<pc>"
-        assert cleanup(line) == {**expected, "stage": where}
-        assert cleanup(f"{line}: see https://example.com/") == {**expected, "stage": where, "reply": "see https://example.com/"}
-
-
-@pytest.mark.parametrize("text", [text for text in HOSTILE_TEXTS if text != f"x from {LIE};"])
-@pytest.mark.parametrize("sender", HOSTILE_SENDERS)
-def test_checked_local_mail_forges_nothing(text, sender):
-    found = cleanup(f"4A00000001: warning: header {text} from local; from=<{sender}> to=<b@example.com>: why")
-    assert found == {
-        "kind": "rejected",
-        "queue_id": "4A00000001",
-        "action": "warning",
-        "stage": "header",
-        "sender": sender,
-        "recipient": "b@example.com",
-        "reply": "why",
-    }
+@pytest.mark.parametrize("client", [C, "local"])
+def test_checked_text_and_addresses_forge_nothing(text, sender, recipient, client):
+    """All of a line is right, or only its action and where it was."""
+    known = {"kind": "rejected", "queue_id": "4A00000001", "action": "warning", "stage": "header"}
+    all_of_it = {**known, "sender": sender, "recipient": recipient, "helo": "pc"} | (CLIENT if client == C else {})
+    line = f"4A00000001: warning: header {text} from {client}; from=<{sender}> to=<{recipient}> proto=ESMTP helo=<pc>"
+    alone = not any(f" from {lie}" in part for part in (text, sender, recipient) for lie in (LIE, "local"))
+    found = cleanup(line)
+    assert found == all_of_it if alone else found in (known, all_of_it)
+    found = cleanup(f"{line}: see https://example.com/")
+    assert (
+        found == {**all_of_it, "reply": "see https://example.com/"}
+        if alone
+        else found in (known, {**all_of_it, "reply": "see https://example.com/"})
+    )
 
 
 def test_checked_line_that_was_cut():
@@ -755,10 +740,23 @@ def test_body_that_imitates_a_milter():
     assert (found["stage"], found["client_ip"], found["reply"]) == ("body", "198.51.100.7", "no")
 
 
-def test_many_imitations_take_no_longer():
-    text = f" from {LIE}; from=<" * 1400
-    found = cleanup(f"4A00000001: reject: header {text} from {C}; {TAIL}")
-    assert found["client_ip"] == "198.51.100.7"
+def test_body_that_imitates_postscreen_where_the_service_is_lost():
+    text = f"reject: body from {LIE}: 550 x; from=<{VICTIM}>, to=<{VICTIM}>, proto=SMTP, helo=<lie"
+    (found,) = rows(f"<22>1 2026-10-24T06:18:01Z mx postfix 1 - -  4A00000001: {text} from local; from=<x>\n".encode())
+    assert (found["stage"], found["sender"], "client_ip" in found) == ("body", "x", False)
+
+
+@pytest.mark.parametrize(
+    "text", [f" from {LIE}; from=<" * 1400, f"x from {LIE}; from=<y", f"x from {LIE}; from=<y> to=<z", f"x from {LIE}; {TAIL}: y"]
+)
+def test_checked_line_that_nobody_can_tell(text):
+    """Before 3.5 the sender may be `y from unknown[198.51.100.7]; from=<a@example.net`: neither client is believed."""
+    assert cleanup(f"4A00000001: reject: header {text} from {C}; {TAIL}: 5.7.1 no") == {
+        "kind": "rejected",
+        "queue_id": "4A00000001",
+        "action": "reject",
+        "stage": "header",
+    }
 
 
 def test_rows_do_not_depend_on_what_is_kept():

@@ -101,6 +101,12 @@ _FORMS = [
         rb"(?:, sasl_sender=.*+)?+"
         rb"(?:, orig_queue_id=" + _until(b"linked_queue_id", *_AFTER_LOGIN[2:]) + rb")?+(?:, orig_client=.*)?+",
     ),
+    (
+        "cleanup",
+        True,
+        "rejected",
+        rb"(?P<action>(?:milter-(?:header|body)-)?+(?:" + _CHECKS + rb")): (?P<stage>header|body|content) (?P<checked>.*)",
+    ),
     # Before smtpd's: its tail has commas, and smtpd's would take all of it for one address where the daemon's name is lost.
     (
         "postscreen",
@@ -128,12 +134,6 @@ _FORMS = [
         rb"(?P<action>reject): (?P<stage>CONNECT) from "
         + _CLIENT
         + rb": (?P<reply>too many connections|all server ports busy|all screening ports busy)",
-    ),
-    (
-        "cleanup",
-        True,
-        "rejected",
-        rb"(?P<action>(?:milter-(?:header|body)-)?+(?:" + _CHECKS + rb")): (?P<stage>header|body|content) (?P<checked>.*)",
     ),
     (
         "smtpd cleanup",
@@ -327,7 +327,7 @@ _TAILS = 32
 # The same in cleanup's checks, each address quoted as in a header, or not at all.
 _QUOTED = rb'"(?:[^"\\]|\\.)*+"[^" <>]*+(?=>)'
 _UNQUOTED = rb'(?:(?!>(?:\Z|: |%s))[^"])*+'
-_CHECKED_FROM = re.compile(rb" from (?:local|" + _CLIENT + rb")(?=;)", re.DOTALL)
+_CHECKED_FROM = re.compile(rb" from (?:local|" + _CLIENT + rb")(?=;(?: from=<| to=<| proto=| helo=<|: |\Z))", re.DOTALL)
 _CHECKED_END = re.compile(
     rb"(?: from=<(?P<sender>"
     + _QUOTED
@@ -338,7 +338,7 @@ _CHECKED_END = re.compile(
     + rb"|"
     + _UNQUOTED % b" proto=| helo=<"
     + rb')>)?+(?: proto=[A-Za-z]*+)?+(?: helo=<(?P<helo>[^" <>]*+)>)?+'
-    rb'(?:: (?!.*(?:; from=<| proto=| helo=<|"@|">))' + _CODE + rb"(?P<reply>.*))?",
+    rb"(?:: " + _CODE + rb"(?P<reply>.*))?",
     re.DOTALL,
 )
 _FAULT = re.compile(
@@ -508,16 +508,15 @@ def _login(fields: dict) -> None:
 
 
 def _checked(fields: dict) -> None:
-    """The envelope of a checked header: that of the rightmost client from which all parses to the end."""
+    """The envelope of a checked header, if there is only one place where a client and an envelope may stand."""
     text = fields.pop("checked")
     places = [match for match in _CHECKED_FROM.finditer(text, overlapped=True) if match.end() - match.start() <= 406]
-    for place in places[::-1][:_TAILS]:
-        match = _CHECKED_END.fullmatch(text, place.end() + 1)
+    if len(places) == 1:
+        match = _CHECKED_END.fullmatch(text, places[0].end() + 1)
         if match:
-            fields.update(place.groupdict())
+            fields.update(places[0].groupdict())
             fields.update(match.groupdict())
             fields["client_name"] = fields["client_name"] or None
-            break
 
 
 def _relay(fields: dict) -> bool:
