@@ -398,12 +398,13 @@ cdef class Matcher:
             self.literals[at].length = len(text)
             at += 1
         memset(self.begin, 0, len(_fields.SERVICES) * 512 * sizeof(int32_t))
+        cdef list begins_with = [form.first_bytes for form in compiled]
         for i, numbers in by_service.items():
             for queued in (0, 1):
                 mine = [j for j in numbers if compiled[j].queued == queued]
-                firsts = set().union(*[compiled[j].first_bytes for j in mine])
+                firsts = set().union(*[begins_with[j] for j in mine])
                 for byte in (-1, *sorted(firsts)):
-                    candidates = tuple([j for j in mine if not compiled[j].first_bytes or byte in compiled[j].first_bytes])
+                    candidates = tuple([j for j in mine if not begins_with[j] or byte in begins_with[j]])
                     if candidates not in begin:
                         begin[candidates] = len(order)
                         order += [*candidates, -1]
