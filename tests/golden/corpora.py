@@ -169,7 +169,7 @@ _SCENARIOS = (
     ("dovecot-", None, "auth_failed"),
     ("exim-bf", {6}, "rejected"),
     ("exim-bf", None, "auth_failed"),
-    ("exim-spam", {3, 4, 6}, "other"),
+    ("exim-spam", {3, 4, 6}, "warning"),
     ("exim-spam", None, "rejected"),
     ("postfix-spam", {5, 6}, "rejected"),
     ("postfix-helo", None, "rejected"),
@@ -230,7 +230,7 @@ def crowdsec(record: dict[str, Any], number: int) -> Expected:
         failed = log_type == "exim_failed_auth"
         if "target_user" in parsed:
             out["sasl_username" if failed else "recipient"] = parsed["target_user"]
-        kind = "auth_failed" if failed else "rejected" if "target_user" in parsed or "rate_limit" in parsed else "other"
+        kind = "auth_failed" if failed else "rejected" if "target_user" in parsed or "rate_limit" in parsed else "warning"
     elif meta.get("log_type_enh") == "spam-attempt":
         kind, out["reply"] = "auth_failed", parsed["message_failure"].strip()
     elif meta.get("log_type_enh") == "non-smtp-command":
