@@ -51,6 +51,7 @@ cdef struct Row:
     uint8_t forwarded     # the message came from another by an alias or .forward
     uint8_t attributed    # belongs to a message of the join
     uint8_t inside        # the message's client_ip lies in our own networks
+    uint32_t repeat       # how often it happened: syslog folds lines that are the same
 
 @cython.final
 cdef class EventBatch:
@@ -61,10 +62,12 @@ cdef class EventBatch:
     cdef readonly Py_ssize_t size
     cdef readonly Py_ssize_t lines
     cdef Py_ssize_t room
+    cdef list places        # None, or where the buffer's parts come from: (start in the buffer, offset in the source, byte for byte)
     cdef Symbols symbols
     cdef int generation
     cdef Row *append(self) except NULL
     cdef bytes raw(self, Row *row, int field)
     cdef Row *at(self, Py_ssize_t i) except NULL
+    cdef int64_t place(self, Row *row) except -2
     cdef bytes own_or_origin(self, Row *row, int field)
     cdef str service_name(self, Row *row)

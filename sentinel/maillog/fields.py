@@ -127,5 +127,6 @@ COLUMNS = (
     "action",
     "stage",
     "helo",
+    "repeat",
 )
 """The public columns in their order (CONTRACT: event fields)."""
