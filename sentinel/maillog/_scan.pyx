@@ -757,6 +757,7 @@ cdef class Scanner:
     cdef Tag *free_tag
     cdef int64_t counts[4]      # lines: event, ignored, unparsed, repeated
     cdef int folded             # the line at hand is 1: message repeated, 2: last message repeated
+    cdef Py_ssize_t text_start  # where the line at hand has its text
     cdef bint translated        # the chunk at hand
     cdef bytes tail             # the last lines before the chunk at hand
     cdef list tail_places       # as EventBatch.places
@@ -897,13 +898,28 @@ cdef class Scanner:
             begin += 1
         if end > begin and base[end - 1] == 13:
             end -= 1
-        if end - begin > ORDINARY:
-            while end > begin and base[end - 1] == 0:
-                end -= 1
-            begin = max(begin, sentinel_rfind(base, begin, end, b"\0", 1) + 1)
         if begin == end:
             self.counts[1] += 1
             return 0
+        if end - begin > ORDINARY:
+            return self.long_line(batch, base, first, begin, end)
+        row = batch.append()
+        row.line = <uint32_t> begin
+        row.length = <uint16_t> (end - begin)
+        kind = self.parse(row, base + begin, end - begin)
+        if kind > OTHER and not self.folded:
+            row.kind = kind
+            self.counts[0] += 1
+            return 0
+        return self.odd_line(batch, row, base, first, begin, end, kind)
+
+    cdef int long_line(self, EventBatch batch, const char *base, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end) except -1:
+        """A line that may have NULs in it, or may have been cut."""
+        cdef Row *row
+        cdef int kind
+        while end > begin and base[end - 1] == 0:
+            end -= 1
+        begin = max(begin, sentinel_rfind(base, begin, end, b"\0", 1) + 1)
         row = batch.append()
         row.line = <uint32_t> begin
         if end - begin > LINE_LIMIT:
@@ -912,6 +928,12 @@ cdef class Scanner:
         else:
             row.length = <uint16_t> (end - begin)
             kind = self.parse(row, base + begin, end - begin)
+            if kind > OTHER:
+                self.drop_cut(row, base + begin, end - begin)
+        return self.odd_line(batch, row, base, first, begin, end, kind)
+
+    cdef int odd_line(self, EventBatch batch, Row *row, const char *base, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end, int kind) except -1:
+        """What becomes of a line that means nothing, or another one again."""
         if kind <= OTHER:
             if base[begin] == 123 and not self.translated:
                 batch.size -= 1
@@ -1009,6 +1031,8 @@ cdef class Scanner:
         row.length = <uint16_t> length
         self.folded = 0
         kind = self.parse(row, line, length)
+        if kind > OTHER and length > ORDINARY:
+            self.drop_cut(row, line, length)
         # Time goes on from the line that says so.
         self.last = last
         self.has_last = True
@@ -1300,20 +1324,9 @@ cdef class Scanner:
         row.service = tag.service
         row.text[SYSLOG_NAME].start = <uint16_t> (tag_start if tag.name_length else 0)
         row.text[SYSLOG_NAME].length = tag.name_length
-        if at < end and line[at] == 109 and begins(line, at, end, b"message repeated ", 17):
-            # rsyslog: the text is another line's, with the blank before it
-            i = times(row, line, at + 17, end)
-            if i >= 0 and row.repeat and begins(line, i, end, b": [ ", 4):
-                self.folded = 1
-                at = i + 4
-                if line[end - 1] == 93:
-                    end -= 1
-                if end < at:
-                    end = at
-            else:
-                row.repeat = 1
-                return OTHER
-            i = text = at
+        self.text_start = at
+        if at < end and line[at] == 109 and begins(line, at, end, b"message repeated ", 17) and not self.folded:
+            return self.folded_message(row, line, at, end, tag_start, tag)
         if begins(line, at, end, b"NOQUEUE: ", 9):
             queued = True
             at += 9
@@ -1346,10 +1359,7 @@ cdef class Scanner:
                     row.service = form.service
                     if form.kind == DELIVERY and form.service == S_SMTP:
                         row.service = self.agent(row, line)
-                i = self.finish(row, line, end, form.kind)
-                if end - text >= FOLDED_LIMIT - 1:
-                    self.drop_cut(row, line, text, end)
-                return i
+                return self.finish(row, line, end, form.kind)
             self.forget(row)
         if begins(line, text, end, b"warning: ", 9) or begins(line, text, end, b"error: ", 7) or begins(line, text, end, b"fatal: ", 7) \
                 or begins(line, text, end, b"panic: ", 7):
@@ -1363,10 +1373,25 @@ cdef class Scanner:
             return WARNING
         return OTHER
 
-    cdef void drop_cut(self, Row *row, const char *line, Py_ssize_t text, Py_ssize_t end) noexcept:
+    cdef int folded_message(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end, Py_ssize_t tag_start, Tag *tag) except -1:
+        """rsyslog's ``message repeated N times: [ text]``: the text is another line's, with the blank before it."""
+        at = times(row, line, at + 17, end)
+        if at < 0 or row.repeat == 0 or not begins(line, at, end, b": [ ", 4):
+            row.repeat = 1
+            return OTHER
+        at += 4
+        if at < end and line[end - 1] == 93:
+            end -= 1
+        self.folded = 1
+        return self.message(row, line, at, end, tag_start, tag)
+
+    cdef void drop_cut(self, Row *row, const char *line, Py_ssize_t end) noexcept:
         """Of a text that was cut, forgets the field that the cut goes through; a reply stays, as far as it is there."""
-        cdef Py_ssize_t n = end - text
+        cdef Py_ssize_t text = self.text_start, n
         cdef int i
+        if self.folded == 1 and end > text and line[end - 1] == 93:
+            end -= 1
+        n = end - text
         if begins(line, text, end, b"warning: ", 9):
             n -= 9
         if n != TEXT_LIMIT and not (self.folded == 1 and end - text == FOLDED_LIMIT - 1):
