@@ -13,7 +13,7 @@ import sentinel
 
 COLUMNS = """
     time host syslog_name service pid kind queue_id client_name client_ip client_port sasl_method sasl_username sender recipient orig_to
-    relay_host relay_ip relay_port delay dsn status reply reply_code nrcpt size message_id linked_queue_id uid action stage helo
+    relay_host relay_ip relay_port delay dsn status reply reply_code nrcpt size message_id linked_queue_id uid action stage helo repeat
 """.split()  # noqa: SIM905
 INTEGERS = ("pid", "client_port", "relay_port", "reply_code", "nrcpt", "size", "uid")
 DETECTION = "id rule severity score time subject window measure value threshold evidence related description advice".split()  # noqa: SIM905

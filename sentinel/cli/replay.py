@@ -127,12 +127,13 @@ def _span(seconds: float) -> str:
 
 def _summary(engine: Engine, merge: Merge, policy: Policy, totals: dict[str, tuple[float, Detection]]) -> None:
     """To standard error: what was read, and whom policy would lock."""
-    outcomes = {"event": 0, "ignored": 0, "unparsed": 0}
+    outcomes = {"event": 0, "ignored": 0, "unparsed": 0, "repeated": 0}
     for lines in engine.counters()["lines"].values():
         for outcome, number in lines.items():
             outcomes[outcome] += number
     out = [
         f"{merge.lines:,} lines: {outcomes['event']:,} events, {outcomes['ignored']:,} ignored, {outcomes['unparsed']:,} unparsed"
+        + (f", {outcomes['repeated']:,} repeated" if outcomes["repeated"] else "")
         + (f", {merge.overlong:,} too long" if merge.overlong else "")
     ]
     counters = engine.counters()

@@ -1,7 +1,7 @@
 """Exact sliding windows over attributed rows, and the rules' conditions.
 
 For each rule and key the events of ``(now - window, now]`` are kept and their measure with them: ``count``, ``sum``, ``distinct`` (by the
-latest time of each item) or ``ratio``. ``now`` is the watermark, the latest event time seen. An event that comes late by up to
+latest time of each item) or ``ratio``. A row that syslog has folded (``repeat``) weighs as much as the lines it stands for. ``now`` is the watermark, the latest event time seen. An event that comes late by up to
 ``LATENESS`` is put in its place; a later one is counted and left out. If ``SET_BACK`` lines in a row are late, the clock was set back (or logs
 were joined in the wrong order): the watermark follows and the windows begin anew.
 
@@ -784,7 +784,7 @@ cdef class Windows:
             row = &batch.rows[i]
             kind = row.kind
             line = batch.base + row.line
-            self.events[kind][row.service] += 1
+            self.events[kind][row.service] += row.repeat
             if row.time == NO_TIME:
                 continue
             if row.time > self.now:
@@ -832,9 +832,9 @@ cdef class Windows:
             return 0
         provider = self.host_provider(row, line)
         number = <int> (provider & 255) if provider >= 0 else 0
-        self.deliveries[row.said if row.said else status_number(line + row.text[STATUS].start, row.text[STATUS].length)][number] += 1
+        self.deliveries[row.said if row.said else status_number(line + row.text[STATUS].start, row.text[STATUS].length)][number] += row.repeat
         if row.number[REPLY_CODE] >= 400:
-            self.replies[self.reply_class(row, line)][number] += 1
+            self.replies[self.reply_class(row, line)][number] += row.repeat
         return 0
 
     cdef int32_t key_symbol(self, Rule *rule, Row *row, const char *line) except -2:
@@ -863,12 +863,13 @@ cdef class Windows:
         """Adds a row to its key's window; fires on the crossing."""
         cdef int32_t symbol = self.key_symbol(rule, row, line), slot, item = 0
         cdef Key *key
-        cdef int64_t weight = 1
+        cdef int64_t weight = row.repeat
         cdef double value
         if symbol < 0:
             return 0
         if rule.measure == M_SUM:
-            weight = self.value(row, rule.item)
+            # Within 51 bits, then cut to 31.
+            weight *= min(self.value(row, rule.item), 2147483647)
             if weight <= 0:
                 return 0
         elif rule.measure == M_DISTINCT:
@@ -876,7 +877,7 @@ cdef class Windows:
             if item < 0:
                 return 0
         elif rule.measure == M_RATIO:
-            item = self.holds(row, line, rule.of, rule.n_of)
+            item = <int32_t> weight if self.holds(row, line, rule.of, rule.n_of) else 0
         slot = self.obtain(r, rule, symbol)
         key = &rule.keys[slot]
         self.expire(r, rule, slot)
@@ -970,7 +971,7 @@ cdef class Windows:
         cdef char *to
         kept.time = row.time
         kept.source = self.batch.chunk.source
-        kept.offset = self.batch.chunk.start + row.line
+        kept.offset = self.batch.place(row)
         kept.provider = self.provider_texts[provider >> 8] if provider >= 0 else None
         kept.line_length = <int32_t> size
         for i in range(N_BESIDE):

@@ -54,6 +54,7 @@ cdef struct Row:
     uint8_t inside        # the message's client_ip lies in our own networks
     uint8_t unknown       # a line of kind other that no form took
     uint8_t said          # status of a delivery whose line has no word for it, in STATUSES; see status_word()
+    uint32_t repeat       # how often it happened: syslog folds lines that are the same
 
 cdef inline const char *status_word(int said) noexcept:
     return b"sent" if said == 1 else b"deferred" if said == 2 else b"bounced"
@@ -82,11 +83,13 @@ cdef class EventBatch:
     cdef readonly Py_ssize_t size
     cdef readonly Py_ssize_t lines
     cdef Py_ssize_t room
+    cdef list places        # None, or where the buffer's parts come from: (start in the buffer, offset in the source, byte for byte)
     cdef Symbols symbols
     cdef int generation
     cdef Row *append(self) except NULL
     cdef int add(self, Row *header, int kind, int service, int said, double delay, spans, numbers) except -1
     cdef bytes raw(self, Row *row, int field)
     cdef Row *at(self, Py_ssize_t i) except NULL
+    cdef int64_t place(self, Row *row) except -2
     cdef bytes own_or_origin(self, Row *row, int field)
     cdef str service_name(self, Row *row)

@@ -4,8 +4,15 @@ A line is taken apart once, from left to right: header (time, host, tag, pid), s
 its daemon can write. A row holds where its texts lie in the chunk; they become ``str`` when somebody asks. The header of one line is
 usually that of the line before, so times are computed when they change.
 
+Headers are those of syslog in all its spellings, with or without a host, behind another stamp that docker put there, and JSON lines of the
+journal and of docker, which ``journal.py`` turns into such lines. ``message repeated N times: [ ... ]`` behind the tag, and ``last message
+repeated N times`` where a tag would stand, give the row of the message again with a ``repeat``; the latter speaks of the line before from the
+same host within the last ``TAIL_BYTES``. Only the syslog daemon's own place in a line counts.
+
 Limits: a line of more than 65,535 bytes is counted as unparsed and passed over. Every access is checked against the end of the line.
 """
+
+from bisect import bisect_right
 
 cimport cython
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -22,6 +29,15 @@ cdef enum:
     TAG_LIMIT = 128
     TAGS = 128
     TAG_PROBES = 4
+    # How far back the line may lie that "last message repeated" speaks of.
+    TAIL_BYTES = 8192
+    # Nobody believes more.
+    REPEAT_LIMIT = 1000000
+    # msg_syslog.c and msg_logger.c: Postfix cuts its text there, not counting the severity; rsyslog what it repeats, with the blank before it.
+    TEXT_LIMIT = 2000
+    FOLDED_LIMIT = 800
+    # Lines longer than this are searched for NULs before they are read, others only if they make no sense.
+    ORDINARY = 512
     # Candidates for the beginning of an access message's tail, from the right. More than a few exist only in hostile lines.
     TAIL_CANDIDATES = 32
     # A host name has 255 bytes at most, an address and a port some more.
@@ -128,6 +144,7 @@ cdef void fill_blank() noexcept:
     memset(&BLANK, 0, sizeof(Row))
     BLANK.time = NO_TIME
     BLANK.delay = -1
+    BLANK.repeat = 1
     BLANK.host = BLANK.account = BLANK.ip = BLANK.sender = ABSENT
     for i in range(N_NUMBER):
         BLANK.number[i] = -1
@@ -215,14 +232,21 @@ cdef class EventBatch:
             raise RuntimeError("the origins of this batch are gone: read it before the engine is fed again")
         return self.symbols.text(symbol)
 
+    cdef int64_t place(self, Row *row) except -2:
+        cdef int64_t start, real
+        if self.places is None:
+            return <int64_t> self.chunk.start + row.line
+        start, real, verbatim = self.places[bisect_right(self.places, (row.line, 1 << 62)) - 1]
+        return real + row.line - start if verbatim else real
+
     def line(self, Py_ssize_t i):
-        """The whole line of a row, as bytes."""
+        """The whole line of a row, as bytes; of a JSON line, the syslog line that it was turned into."""
         cdef Row *row = self.at(i)
         return (self.base + row.line)[:row.length]
 
     def offset(self, Py_ssize_t i):
         """Where the row's line begins in its source, in bytes."""
-        return self.chunk.start + self.at(i).line
+        return self.place(self.at(i))
 
     def text(self, Py_ssize_t i, str name):
         """One text of one row, or None; bytes that are not UTF-8 are replaced."""
@@ -262,6 +286,8 @@ cdef class EventBatch:
         cdef Row *row = self.at(i)
         if name == "delay":
             return row.delay if row.delay >= 0 else None
+        if name == "repeat":
+            return row.repeat
         cdef int64_t value = row.number[<int> _NUMBER_NUMBER[name]]
         return value if value >= 0 else None
 
@@ -283,6 +309,9 @@ cdef class EventBatch:
             elif name == "delay":
                 if row.delay >= 0:
                     out[name] = row.delay
+            elif name == "repeat":
+                if row.repeat != 1:
+                    out[name] = row.repeat
             elif name in _NUMBER_NUMBER:
                 if row.number[<int> _NUMBER_NUMBER[name]] >= 0:
                     out[name] = row.number[<int> _NUMBER_NUMBER[name]]
@@ -307,6 +336,8 @@ cdef class EventBatch:
             return [None if self.rows[i].time == NO_TIME else self.rows[i].time for i in range(start, stop)]
         if name == "delay":
             return [self.rows[i].delay if self.rows[i].delay >= 0 else None for i in range(start, stop)]
+        if name == "repeat":
+            return [self.rows[i].repeat if self.rows[i].repeat != 1 else None for i in range(start, stop)]
         if name == "kind":
             return [KINDS[self.rows[i].kind] for i in range(start, stop)]
         if name == "service":
@@ -334,6 +365,7 @@ cdef class EventBatch:
         cdef dict offsets = {
             "time": ("i8", <const char *> &row.time - base), "delay": ("f8", <const char *> &row.delay - base),
             "line": ("u4", <const char *> &row.line - base), "length": ("u2", <const char *> &row.length - base),
+            "repeat": ("u4", <const char *> &row.repeat - base),
             "kind": ("u1", <const char *> &row.kind - base), "service": ("u1", <const char *> &row.service - base),
         }
         for name, i in _NUMBER_NUMBER.items():
@@ -965,6 +997,16 @@ cdef int dialect_of(bytes tag) except -1:
         return D_EXIM
     return D_QMAIL if tag == b"qmail" else 0
 
+_LEVELS = frozenset(b"DEBUG INFO NOTICE WARN WARNING ERR ERROR CRIT CRITICAL ALERT EMERG FATAL PANIC".split())
+_PRIORITIES = frozenset(
+    facility + b"." + severity
+    for facility in (
+        b"kern user mail daemon auth syslog lpr news uucp cron authpriv security console ftp ntp local0 local1 local2 local3 local4 local5 local6 "
+        b"local7 " + b" ".join([b"%d" % i for i in range(24)])
+    ).split()
+    for severity in b"emerg panic alert crit err error warning warn notice info debug 0 1 2 3 4 5 6 7".split()
+)
+
 cdef struct Tag:
     int32_t length
     uint16_t name_length
@@ -976,7 +1018,9 @@ cdef struct Tag:
 
 @cython.final
 cdef class Scanner:
-    """Scans the chunks of one source. Its state between chunks: the last time seen, which gives the next line its year."""
+    """Scans the chunks of one source. Its state between chunks: the last time seen, which gives the next line its year; the last lines, which the
+    next may say are repeated; what docker has not written to its end.
+    """
 
     cdef object clock
     cdef bint keep_all
@@ -998,7 +1042,15 @@ cdef class Scanner:
     cdef int host_length
     cdef Tag tags[TAGS]
     cdef Tag *free_tag
-    cdef int64_t counts[3]      # lines: event, ignored, unparsed
+    cdef int64_t counts[4]      # lines: event, ignored, unparsed, repeated
+    cdef int folded             # the line at hand is 1: message repeated, 2: last message repeated
+    cdef Py_ssize_t text_start  # where the line at hand has its text
+    cdef bint translated        # the chunk at hand
+    cdef bytes tail             # the last lines before the chunk at hand
+    cdef list tail_places       # as EventBatch.places
+    cdef object tail_file, tail_end
+    cdef list appendix          # lines of the tail that rows of the chunk at hand speak of: (row, offset, line)
+    cdef dict unfinished        # docker: stream -> text that still waits for its newline
 
     def __cinit__(self, clock, *, bint keep_all=False, str dialect="auto"):
         """``clock``: a ``LogClock``. ``keep_all``: rows also for lines that mean nothing (kinds ``other`` and ``unparsed``).
@@ -1012,11 +1064,14 @@ cdef class Scanner:
         self.matcher = MATCHER
         self.hour_key = self.local_key = -1
         memset(self.tags, 0, sizeof(self.tags))
+        self.tail = b""
+        self.tail_places = []
+        self.unfinished = {}
 
     @property
     def lines(self):
         """Lines so far, by outcome."""
-        return {"event": self.counts[0], "ignored": self.counts[1], "unparsed": self.counts[2]}
+        return {"event": self.counts[0], "ignored": self.counts[1], "unparsed": self.counts[2], "repeated": self.counts[3]}
 
     def forget_time(self):
         """The next line is dated as if it were the first."""
@@ -1025,16 +1080,27 @@ cdef class Scanner:
         self.hour_key = -1
 
     def snapshot(self):
-        """What the next line's time depends on: seconds of the last line, or None; and the line counts."""
-        return [self.last if self.has_last else None, [self.counts[0], self.counts[1], self.counts[2]]]
+        """What the next line depends on: seconds of the last line, or None; the line counts; the last lines and where they stand; what docker
+        has not finished.
+        """
+        return [
+            self.last if self.has_last else None, [self.counts[0], self.counts[1], self.counts[2], self.counts[3]],
+            [self.tail.decode("latin-1"), [list(place) for place in self.tail_places], self.tail_file, self.tail_end], dict(self.unfinished),
+        ]
 
     def restore(self, state):
-        last, counts = state
+        """The inverse; a state of before lines were counted as repeated has only its first two parts."""
+        last, counts, *more = state
         self.has_last = last is not None
         self.last = last or 0
         self.stamp_length = 0
         self.hour_key = self.local_key = -1
-        self.counts[0], self.counts[1], self.counts[2] = counts
+        self.counts[0], self.counts[1], self.counts[2], self.counts[3] = (*counts, 0)[:4]
+        self.tail, self.tail_places, self.tail_end, self.unfinished = b"", [], None, {}
+        if more:
+            (tail, places, self.tail_file, self.tail_end), self.unfinished = more
+            self.tail = tail.encode("latin-1")
+            self.tail_places = [tuple(place) for place in places]
 
     def scan(self, chunk):
         """An ``EventBatch`` of a ``Chunk``'s lines."""
@@ -1057,18 +1123,75 @@ cdef class Scanner:
             batch.rows = <Row *> malloc(batch.room * sizeof(Row))
             if batch.rows == NULL:
                 raise MemoryError
+        self.translated = False
+        self.appendix = None
+        if self.tail_end != chunk.start or self.tail_file != chunk.file_id:
+            self.tail, self.tail_places = b"", []
         while at < n:
-            batch.lines += 1
             newline = <const char *> memchr(base + at, 10, n - at)
             end = newline - base if newline != NULL else n
-            self.line(batch, base, at, end)
+            if self.line(batch, base, at, end):
+                self.translate(batch, at)
+                base = batch.base
+                n = len(batch.data)
+                continue
+            batch.lines += 1
             at = end + 1
+        if n:
+            self.keep_tail(batch)
         return batch
 
+    cdef int translate(self, EventBatch batch, Py_ssize_t at) except -1:
+        """From ``at`` on the chunk has JSON lines: its buffer goes on with the syslog lines that they stand for, one for one."""
+        from sentinel.maillog.journal import translate
+
+        cdef int64_t start = batch.chunk.start
+        text, places = translate(batch.data[at:], self.unfinished)
+        batch.places = [(0, start, True)] if at else []
+        batch.places += [(at + begin, start + at + offset, verbatim) for begin, offset, verbatim in places]
+        batch.data = batch.data[:at] + text
+        batch.base = batch.data
+        self.translated = True
+        return 0
+
+    cdef int keep_tail(self, EventBatch batch) except -1:
+        """Keeps the lines that begin in the last bytes, for a ``last message repeated`` in the next chunk."""
+        cdef bytes data = batch.data
+        cdef list places = batch.places
+        cdef Py_ssize_t n = len(data), cut, k
+        if places is None:
+            places = [(0, batch.chunk.start, True)]
+        cdef bint plain = batch.places is None
+        if self.appendix is not None:
+            self.append(batch, places)
+        if batch.base[n - 1] != 10:
+            self.tail, self.tail_places, self.tail_end = b"", [], None
+            return 0
+        if n < TAIL_BYTES and self.tail:
+            cut = len(self.tail)
+            places = self.tail_places + [(start + cut, offset, verbatim) for start, offset, verbatim in places]
+            data = self.tail + data
+            n += cut
+            start, offset, verbatim = self.tail_places[len(self.tail_places) - 1]
+            if verbatim and plain and offset + cut - start == batch.chunk.start:
+                places.pop()
+        cut = 0
+        if n > TAIL_BYTES:
+            cut = data.find(b"\n", n - TAIL_BYTES - 1) + 1
+            k = bisect_right(places, (cut, 1 << 62)) - 1
+            start, offset, verbatim = places[k]
+            places = [(0, offset + cut - start if verbatim else offset, verbatim)] + [(s - cut, o, v) for s, o, v in places[k + 1:]]
+        self.tail = data[cut:n]
+        self.tail_places = places if self.tail else []
+        self.tail_file, self.tail_end = batch.chunk.file_id, batch.chunk.end
+        return 0
+
     cdef int line(self, EventBatch batch, const char *base, Py_ssize_t begin, Py_ssize_t end) except -1:
+        """Reads a line. 1, and nothing done, if it is JSON."""
         cdef Row *row
         cdef int kind
-        # A run of NULs before the first line is what copytruncate leaves behind.
+        cdef Py_ssize_t first = begin
+        # A run of NULs is what copytruncate leaves behind, and some crashes; Postfix writes none.
         while begin < end and base[begin] == 0:
             begin += 1
         if end > begin and base[end - 1] == 13:
@@ -1076,6 +1199,26 @@ cdef class Scanner:
         if begin == end:
             self.counts[1] += 1
             return 0
+        if end - begin > ORDINARY:
+            return self.long_line(batch, base, first, begin, end)
+        row = batch.append()
+        row.line = <uint32_t> begin
+        row.length = <uint16_t> (end - begin)
+        self.dialect = 0
+        kind = self.parse(row, base + begin, end - begin)
+        if kind > OTHER and not self.folded:
+            row.kind = kind
+            self.counts[0] += 1
+            return 0
+        return self.odd_line(batch, row, base, first, begin, end, kind)
+
+    cdef int long_line(self, EventBatch batch, const char *base, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end) except -1:
+        """A line that may have NULs in it, or may have been cut."""
+        cdef Row *row
+        cdef int kind
+        while end > begin and base[end - 1] == 0:
+            end -= 1
+        begin = max(begin, sentinel_rfind(base, begin, end, b"\0", 1) + 1)
         row = batch.append()
         row.line = <uint32_t> begin
         if end - begin > LINE_LIMIT:
@@ -1085,9 +1228,38 @@ cdef class Scanner:
             row.length = <uint16_t> (end - begin)
             self.dialect = 0
             kind = self.parse(row, base + begin, end - begin)
-            if kind == UNPARSED and self.dialect and self.dialects >> self.dialect & 1:
-                kind = self.other_server(batch, base + begin)
-                row = &batch.rows[batch.size - 1]
+            if kind > OTHER:
+                self.drop_cut(row, base + begin, end - begin)
+        return self.odd_line(batch, row, base, first, begin, end, kind)
+
+    cdef int odd_line(self, EventBatch batch, Row *row, const char *base, Py_ssize_t first, Py_ssize_t begin, Py_ssize_t end, int kind) except -1:
+        """What becomes of a line that means nothing, or another one again, or is another mail server's."""
+        if kind <= OTHER:
+            if base[begin] == 123 and not self.translated:
+                batch.size -= 1
+                return 1
+            if end - begin <= ORDINARY and memchr(base + begin, 0, end - begin) != NULL:
+                # Half a line, NULs, and a line.
+                while base[end - 1] == 0:
+                    end -= 1
+                begin = max(begin, sentinel_rfind(base, begin, end, b"\0", 1) + 1)
+                memcpy(row, &BLANK, sizeof(Row))
+                row.line = <uint32_t> begin
+                row.length = <uint16_t> (end - begin)
+                self.folded = 0
+                self.dialect = 0
+                kind = self.parse(row, base + begin, end - begin)
+        if self.folded:
+            if self.folded == 2:
+                kind = self.last_message(batch, row, base, first)
+            self.folded = 0
+            if kind > OTHER:
+                row.kind = kind
+                self.counts[3] += 1
+                return 0
+        elif kind == UNPARSED and self.dialect and self.dialects >> self.dialect & 1:
+            kind = self.other_server(batch, base + begin)
+            row = &batch.rows[batch.size - 1]
         row.kind = kind
         if kind > OTHER:
             self.counts[0] += 1
@@ -1122,6 +1294,119 @@ cdef class Scanner:
         for kind, said, delay, spans, numbers in events:
             batch.add(&header, kind, SERVICE_OF_DIALECT[self.dialect], said, delay, spans, numbers)
         return batch.rows[batch.size - 1].kind
+
+    cdef int last_message(self, EventBatch batch, Row *row, const char *base, Py_ssize_t begin) except -1:
+        """Makes the row of a ``last message repeated`` that of the line before from the same host, at the time of the repetition."""
+        cdef Row said = row[0]
+        cdef Py_ssize_t low = begin - TAIL_BYTES, at, i, length
+        cdef int kind
+        cdef int64_t last = self.last
+        cdef const char *host = base + said.line + said.text[HOST].start
+        cdef Py_ssize_t n = said.text[HOST].length if said.text[HOST].start else 0
+        cdef const char *tail = self.tail
+        at = begin
+        while True:
+            i = self.before(base, max(0, low), &at, host, n, &length)
+            if i < 0:
+                break
+            kind = self.again(row, &said, base + i, length, last)
+            if kind == OTHER:
+                return kind
+            if kind != N_KINDS:
+                row.line = <uint32_t> i
+                return kind
+        if low < 0 and self.tail:
+            at = len(self.tail)
+            low = max(0, at + low)
+            while True:
+                i = self.before(tail, low, &at, host, n, &length)
+                if i < 0:
+                    break
+                kind = self.again(row, &said, tail + i, length, last)
+                if kind == OTHER:
+                    return kind
+                if kind != N_KINDS:
+                    self.append_line(batch, i, length)
+                    return kind
+        row[0] = said
+        return OTHER
+
+    cdef int append_line(self, EventBatch batch, Py_ssize_t at, Py_ssize_t length) except -1:
+        """Keeps a line of the tail for the row that has its texts."""
+        start, offset, verbatim = self.tail_places[bisect_right(self.tail_places, (at, 1 << 62)) - 1]
+        if self.appendix is None:
+            self.appendix = []
+        self.appendix.append((batch.size - 1, offset + at - start if verbatim else offset, self.tail[at:at + length]))
+        return 0
+
+    cdef int append(self, EventBatch batch, list places) except -1:
+        """Puts the lines of the tail that rows speak of behind the chunk's own."""
+        cdef Py_ssize_t n = len(batch.data)
+        batch.places = places[:]
+        for row, offset, text in self.appendix:
+            batch.rows[<Py_ssize_t> row].line = <uint32_t> n
+            batch.places.append((n, offset, True))
+            n += len(text)
+        batch.data += b"".join([text for _, _, text in self.appendix])
+        batch.base = batch.data
+        return 0
+
+    cdef int again(self, Row *row, Row *said, const char *line, Py_ssize_t length, int64_t last) except -1:
+        """Reads a line once more, for a repetition of it; OTHER if it means nothing, N_KINDS if it only speaks of one before it."""
+        cdef int kind
+        memcpy(row, &BLANK, sizeof(Row))
+        row.length = <uint16_t> length
+        self.folded = 0
+        kind = self.parse(row, line, length)
+        if kind > OTHER and length > ORDINARY:
+            self.drop_cut(row, line, length)
+        # Time goes on from the line that says so.
+        self.last = last
+        self.has_last = True
+        self.hour_key = -1
+        self.stamp_length = 0
+        row.kind = kind
+        row.time = said.time
+        row.repeat = said.repeat
+        if kind > OTHER:
+            return kind
+        row[0] = said[0]
+        return N_KINDS if self.folded == 2 else OTHER
+
+    cdef Py_ssize_t before(self, const char *base, Py_ssize_t low, Py_ssize_t *at, const char *host, Py_ssize_t n, Py_ssize_t *length) except -2:
+        """Where the line from a host begins that is the last one in [low, at); from any, if n is 0. -1 if there is none. ``at``, where a line begins, moves to
+        where the line found begins, which may have NULs before it.
+        """
+        cdef Py_ssize_t start, stop, i, begin, line_stop = at[0]
+        cdef Row trial
+        while line_stop > low:
+            stop = line_stop - 1
+            i = max(0, low - 1)
+            start = sentinel_rfind(base, i, stop, b"\n", 1) + 1
+            if start == 0 and i > 0:
+                return -1
+            if start < low:
+                return -1
+            line_stop = start
+            while stop > start and base[stop - 1] == 0:
+                stop -= 1
+            begin = max(start, sentinel_rfind(base, start, stop, b"\0", 1) + 1)
+            if stop > begin and base[stop - 1] == 13:
+                stop -= 1
+            if stop - begin > LINE_LIMIT or stop == begin:
+                continue
+            i = after_stamp(base + begin, after_priority(base + begin, stop - begin), stop - begin)
+            if i < 0:
+                continue
+            memset(&trial, 0, sizeof(Row))
+            if self.host_of(&trial, base + begin, i, stop - begin) < 0:
+                continue
+            if n == 0 or (trial.text[HOST].length == n and trial.text[HOST].start
+                          and sentinel_same(base + begin + trial.text[HOST].start, host, n)):
+                length[0] = stop - begin
+                at[0] = start
+                return begin
+        return -1
 
     cdef int parse(self, Row *row, const char *line, Py_ssize_t end) except -1:
         cdef Py_ssize_t at = 0, i, n, start
@@ -1158,21 +1443,13 @@ cdef class Scanner:
             at = i
         start = at
         if end - at > self.host_length and line[at + self.host_length] == 32 and self.host_length and sentinel_same(line + at, self.host, self.host_length):
-            at += self.host_length
+            at += self.host_length + 1
+            row.text[HOST].start = <uint16_t> start
+            row.text[HOST].length = <uint16_t> self.host_length
         else:
-            hit = <const char *> memchr(line + at, 32, end - at)
-            if hit == NULL or hit == line + at:
+            at = self.host_of(row, line, at, end) if not rfc5424 else self.host_5424(row, line, at, end)
+            if at < 0:
                 return UNPARSED
-            at = hit - line
-            if memchr(line + start, 61, at - start) != NULL:
-                # exim's "H=(name given in HELO ...": what follows is the client's.
-                return UNPARSED
-            if at - start <= <Py_ssize_t> sizeof(self.host):
-                self.host_length = <int> (at - start)
-                memcpy(self.host, line + start, self.host_length)
-        row.text[HOST].start = <uint16_t> start
-        row.text[HOST].length = <uint16_t> (at - start)
-        at += 1
         start = at
         if rfc5424:
             return self.rfc5424(row, line, at, end)
@@ -1190,7 +1467,20 @@ cdef class Scanner:
         if tag == NULL or not tag.postfix:
             if tag != NULL and tag.dialect:
                 self.syslog_text(row, line, at, end, start, tag)
-            return UNPARSED
+                return UNPARSED
+            start = self.past_facility(row, line, start, end)
+            if start < 0:
+                return UNPARSED
+            at = start
+            while at < end and line[at] != 91 and line[at] != 58 and line[at] != 32:
+                at += 1
+            if at >= end:
+                return UNPARSED
+            tag = self.tag(line + start, at - start)
+            if tag == NULL or not tag.postfix:
+                if tag != NULL and tag.dialect:
+                    self.syslog_text(row, line, at, end, start, tag)
+                return UNPARSED
         if line[at] == 91:
             at = self.pid(row, line, at + 1, end)
             if at < 0 or at >= end or line[at] != 93:
@@ -1244,6 +1534,114 @@ cdef class Scanner:
         self.stamp_length = 0
         row.time = seconds * 1000000 + nanoseconds // 1000
         return True
+
+    cdef bint plain(self, const char *word, Py_ssize_t n) noexcept:
+        if word[0] == 60 or word[0] == 45 or word[n - 1] == 58 or word[n - 1] == 93:
+            return False
+        if 65 <= word[0] <= 90:
+            return n > 8
+        return not (n > 4 and word[4] == 45 and is_digit(word[0])) and not (n == 6 and memcmp(word, b"std", 3) == 0)
+
+    cdef void take_host(self, Row *row, const char *line, Py_ssize_t start, Py_ssize_t stop) noexcept:
+        row.text[HOST].start = <uint16_t> start
+        row.text[HOST].length = <uint16_t> (stop - start)
+        # Words that may be something else than a host are looked at each time.
+        if stop - start <= <Py_ssize_t> sizeof(self.host) and self.plain(line + start, stop - start):
+            self.host_length = <int> (stop - start)
+            memcpy(self.host, line + start, self.host_length)
+
+    cdef Py_ssize_t host_5424(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+        cdef const char *hit = <const char *> memchr(line + at, 32, end - at)
+        if hit == NULL or hit == line + at or memchr(line + at, 61, hit - line - at) != NULL:
+            return -1
+        # "-" says that it is not known.
+        if hit - line - at > 1 or line[at] != 45:
+            self.take_host(row, line, at, hit - line)
+        return hit - line + 1
+
+    cdef Py_ssize_t host_of(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) except -2:
+        """Takes the host that follows the stamp, or sees that there is none; where the tag begins, or -1."""
+        cdef Py_ssize_t i, start
+        cdef const char *hit
+        # Docker, and Kubernetes with two more words, put a stamp of their own before the line: it has year and zone.
+        if begins(line, at, end, b"stdout F ", 9) or begins(line, at, end, b"stderr F ", 9):
+            at += 9
+        i = after_stamp(line, at, end)
+        if i >= 0:
+            at = i
+        if at < end and line[at] == 60:
+            # FreeBSD's syslogd -v: <mail.info> before the host
+            hit = <const char *> memchr(line + at, 32, end - at)
+            if hit == NULL or (hit - 1)[0] != 62 or line[at + 1:hit - line - 1] not in _PRIORITIES:
+                return -1
+            at = hit - line + 1
+        hit = <const char *> memchr(line + at, 32, end - at)
+        if hit == NULL or hit == line + at:
+            return -1
+        start = at
+        at = hit - line
+        if line[at - 1] == 58 or line[at - 1] == 93:
+            if self.names_daemon(line, start, at):
+                return start
+            # Another program's tag; but an address may be a host.
+            if line[start] != 91 and (line[at - 1] == 93 or line[at - 2] == 93 or memchr(line + start, 58, at - start - 1) == NULL):
+                return -1
+        elif at - start <= 8 and 65 <= line[start] <= 90 and line[start:at] in _LEVELS:
+            # boky/postfix: the severity, padded, and no host
+            i = at
+            while i < end and line[i] == 32:
+                i += 1
+            hit = <const char *> memchr(line + i, 32, end - i)
+            if hit != NULL and self.names_daemon(line, i, hit - line):
+                return i
+        elif at - start == 3 and begins(line, start, end, b"--- last message repeated ", 26):
+            return start
+        if memchr(line + start, 61, at - start) != NULL:
+            # exim's "H=(name given in HELO ...": what follows is the client's.
+            return -1
+        self.take_host(row, line, start, at)
+        return at + 1
+
+    cdef bint names_daemon(self, const char *line, Py_ssize_t at, Py_ssize_t stop) except -1:
+        """Whether a word is ``tag[pid]:``, ``tag[pid]`` or ``tag:`` of Postfix."""
+        cdef Py_ssize_t i = at
+        cdef Tag *tag
+        while i < stop and line[i] != 91 and line[i] != 58:
+            i += 1
+        if i == stop or i == at:
+            return False
+        tag = self.tag(line + at, i - at)
+        return tag != NULL and tag.postfix
+
+    cdef Py_ssize_t past_facility(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) except -2:
+        """Where the tag begins if a facility and severity stand before it (``mail.info``); else -1, after a look at what syslog itself says."""
+        cdef Py_ssize_t i
+        cdef const char *hit = <const char *> memchr(line + at, 32, end - at)
+        if hit == NULL:
+            return -1
+        if memchr(line + at, 46, hit - line - at) != NULL:
+            return hit - line + 1 if hit - line - at < 20 and line[at:hit - line] in _PRIORITIES else -1
+        if begins(line, at, end, b"--- ", 4):
+            at += 4
+            if not begins(line, end - 4, end, b" ---", 4):
+                return -1
+            end -= 4
+        elif begins(line, at, end, b"syslogd: ", 9):
+            at += 9
+        elif begins(line, at, end, b"syslogd[", 8):
+            at += 8
+            while at < end and is_digit(line[at]):
+                at += 1
+            if not begins(line, at, end, b"]: ", 3):
+                return -1
+            at += 3
+        if begins(line, at, end, b"last message repeated ", 22):
+            i = times(row, line, at + 22, end)
+            if i == end and row.repeat:
+                self.folded = 2
+            else:
+                row.repeat = 1
+        return -1
 
     cdef Py_ssize_t pid(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
         cdef int64_t number = 0
@@ -1316,8 +1714,11 @@ cdef class Scanner:
         cdef CForm *form
         cdef Literal *literal
         row.service = tag.service
-        row.text[SYSLOG_NAME].start = <uint16_t> tag_start
+        row.text[SYSLOG_NAME].start = <uint16_t> (tag_start if tag.name_length else 0)
         row.text[SYSLOG_NAME].length = tag.name_length
+        self.text_start = at
+        if at < end and line[at] == 109 and begins(line, at, end, b"message repeated ", 17) and not self.folded:
+            return self.folded_message(row, line, at, end, tag_start, tag)
         if begins(line, at, end, b"NOQUEUE: ", 9):
             queued = True
             at += 9
@@ -1388,6 +1789,33 @@ cdef class Scanner:
             row.text[QUEUE_ID].start = <uint16_t> at
             row.text[QUEUE_ID].length = <uint16_t> (i - at)
         return True
+
+    cdef int folded_message(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end, Py_ssize_t tag_start, Tag *tag) except -1:
+        """rsyslog's ``message repeated N times: [ text]``: the text is another line's, with the blank before it."""
+        at = times(row, line, at + 17, end)
+        if at < 0 or row.repeat == 0 or not begins(line, at, end, b": [ ", 4):
+            row.repeat = 1
+            return OTHER
+        at += 4
+        if at < end and line[end - 1] == 93:
+            end -= 1
+        self.folded = 1
+        return self.message(row, line, at, end, tag_start, tag)
+
+    cdef void drop_cut(self, Row *row, const char *line, Py_ssize_t end) noexcept:
+        """Of a text that was cut, forgets the field that the cut goes through; a reply stays, as far as it is there."""
+        cdef Py_ssize_t text = self.text_start, n
+        cdef int i
+        if self.folded == 1 and end > text and line[end - 1] == 93:
+            end -= 1
+        n = end - text
+        if begins(line, text, end, b"warning: ", 9):
+            n -= 9
+        if n != TEXT_LIMIT and not (self.folded == 1 and end - text == FOLDED_LIMIT - 1):
+            return
+        for i in range(N_TEXT):
+            if i != REPLY and row.text[i].start and row.text[i].start + row.text[i].length == end:
+                row.text[i].start = row.text[i].length = 0
 
     cdef uint8_t agent(self, Row *row, const char *line) noexcept:
         """The delivery agent, from its relay, where the header has lost its name."""
@@ -1535,6 +1963,11 @@ cdef class Scanner:
             # A daemon that we don't know must not be read as one that we do.
             entry.service = <uint8_t> (len(SERVICES) - 1)
         entry.name_length = <uint16_t> (len(name) if name else n)
+        if not name and (service == b"postmulti" or (whole[:1] == b"/" and service.startswith(b"postfix"))):
+            # Without a syslog_name: "postmulti[7]", Zimbra's "/postfix-script[7]"
+            entry.service = self.matcher.services.get(service, 0)
+            entry.postfix = self.postfix
+            entry.name_length = 0
         return entry
 
     cdef Py_ssize_t timestamp(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) except -2:
@@ -1658,6 +2091,68 @@ cdef class Scanner:
         self.stamp_length = 0
         row.time = seconds * 1000000 + micro
         return i + 1
+
+
+cdef Py_ssize_t times(Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """``N times``: sets the row's repeat, at most REPEAT_LIMIT; the end, or -1."""
+    cdef uint32_t number = 0
+    cdef Py_ssize_t start = at
+    while at < end and is_digit(line[at]):
+        number = min(number * 10 + <uint32_t> (line[at] - 48), <uint32_t> REPEAT_LIMIT)
+        at += 1
+    if at == start or not begins(line, at, end, b" time", 5):
+        return -1
+    at += 5
+    if at < end and line[at] == 115:
+        at += 1
+    row.repeat = number
+    return at
+
+
+cdef Py_ssize_t after_priority(const char *line, Py_ssize_t end) noexcept:
+    """Behind ``<22>``, if it is there."""
+    cdef Py_ssize_t i = 1
+    if line[0] != 60:
+        return 0
+    while i < end and i < 5 and is_digit(line[i]):
+        i += 1
+    if i == 1 or i >= end or line[i] != 62:
+        return 0
+    return i + 3 if begins(line, i + 1, end, b"1 ", 2) else i + 1
+
+
+cdef Py_ssize_t after_stamp(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """Behind what has the shape of a stamp and a blank; -1 if it has not."""
+    cdef Py_ssize_t i = at
+    cdef bint iso
+    if end - at < 16:
+        return -1
+    iso = is_digit(line[at])
+    if iso:
+        for i in range(4):
+            if not is_digit(line[at + i]):
+                return -1
+        if line[at + 4] != 45 or two(line + at + 5) < 0 or line[at + 7] != 45 or two(line + at + 8) < 0 or (line[at + 10] != 84 and line[at + 10] != 32):
+            return -1
+        i = at + 11
+    else:
+        if month_of(line + at) == 0 or line[at + 3] != 32:
+            return -1
+        i = at + 4
+        if line[i] == 32:
+            i += 1
+        while i < at + 6 and is_digit(line[i]):
+            i += 1
+        if not is_digit(line[i - 1]) or line[i] != 32:
+            return -1
+        i += 1
+    if end - i < 9 or two(line + i) < 0 or line[i + 2] != 58 or two(line + i + 3) < 0 or line[i + 5] != 58 or two(line + i + 6) < 0:
+        return -1
+    i += 8
+    if iso:
+        while i < end and (is_digit(line[i]) or line[i] == 46 or line[i] == 44 or line[i] == 43 or line[i] == 45 or line[i] == 58 or line[i] == 90):
+            i += 1
+    return i + 1 if i < end and line[i] == 32 else -1
 
 
 cdef inline bint is_long_queue_id(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:

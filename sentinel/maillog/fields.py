@@ -138,5 +138,6 @@ COLUMNS = (
     "action",
     "stage",
     "helo",
+    "repeat",
 )
 """The public columns in their order (CONTRACT: event fields)."""

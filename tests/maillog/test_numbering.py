@@ -35,7 +35,7 @@ def test_operations():
 
 
 def test_every_column_has_a_source():
-    computed = {"time", "service", "kind", "delay"}
+    computed = {"time", "service", "kind", "delay", "repeat"}
     assert set(fields.COLUMNS) - computed <= {*fields.TEXT_FIELDS, *fields.NUMBER_FIELDS}
     assert len(fields.COLUMNS) == len(set(fields.COLUMNS))
 

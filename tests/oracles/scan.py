@@ -22,7 +22,24 @@ _ISO = (
     + rb"(?:[.,](?P<fraction>\d*))?(?P<zone>Z|(?(blank) ?+|)[+-][ \d]\d:?[ \d]\d|) "
 )
 _STAMP = re.compile(rb"(?P<pri><\d{1,3}>(?P<version>1 )?)?(?:" + _CLASSIC + rb"|" + _ISO + rb")", re.DOTALL)
-_HEADER = re.compile(rb"(?P<host>[^ =]+) (?P<tag>[^ \[:]+)(?:\[(?P<pid>\d{0,18})\])?:? ", re.DOTALL)
+_FACILITY = (
+    rb"(?:kern|user|mail|daemon|auth|syslog|lpr|news|uucp|cron|authpriv|security|console|ftp|ntp|local[0-7]|1?[0-9]|2[0-3])"
+    rb"\.(?:emerg|panic|alert|crit|err|error|warning|warn|notice|info|debug|[0-7])"
+)
+# What stands between the stamp and the host: CRI's two words, a second stamp, FreeBSD's facility.
+_BETWEEN = re.compile(
+    rb"(?:std(?:out|err) F )?+(?:(?:"
+    + b"|".join(_MONTHS)
+    + rb") (?:\d\d |(?: \d|\d) (?=.{9}.)|(?: \d) )[ \d]\d:[ \d]\d:[ \d]\d |\d{4}-[ \d]\d-[ \d]\d[T ][ \d]\d:[ \d]\d:[ \d]\d[\d.,+:Z-]*+ )?+"
+    rb"(?:<" + _FACILITY + rb"> |(?!<))",
+    re.DOTALL,
+)
+_LEVEL = re.compile(rb"(?:DEBUG|INFO|NOTICE|WARN|WARNING|ERR|ERROR|CRIT|CRITICAL|ALERT|EMERG|FATAL|PANIC) +(?=(?P<word>[^ ]+) )")
+_TAGGED = re.compile(rb"(?:" + _FACILITY + rb" )?+(?P<tag>[^ \[:]+)(?:\[(?P<pid>\d{0,18})\])?:? ", re.DOTALL)
+_LAST = rb"last message repeated (?P<times>\d+) times?"
+_LAST_MESSAGE = re.compile(rb"--- " + _LAST + rb" ---|(?:syslogd(?:\[\d*\])?: )?" + _LAST.replace(b"times>", b"times2>"), re.DOTALL)
+_FOLDED = re.compile(rb"message repeated (?P<times>\d+) times?: \[ (?P<text>.*?)\]?", re.DOTALL)
+_REACH = 8192
 _HEADER_5424 = re.compile(
     rb"(?P<host>[^ =]+) (?P<tag>[^ \[:]+) (?P<pid>\d{0,18})[^ ]*+ [^ ]*+ "
     rb'(?:-|(?:\[(?:[^\]"]|"(?:[^"\\]|\\.)*+")*+\])++) ++',
@@ -366,34 +383,125 @@ _SEVERITY = re.compile(rb"(?P<action>warning|error|fatal|panic): (?P<reply>.*)",
 _NUMBERS = ("pid", "client_port", "relay_port", "reply_code", "nrcpt", "size", "uid")
 
 
+def read(data: bytes, year: int) -> list[dict]:
+    """The rows of a log, in which a line may say that the one before it from the same host came again."""
+    out: list[dict] = []
+    before: list[tuple[int, bytes]] = []
+    at = 0
+    for line in data.split(b"\n"):
+        row = parse(line, year)
+        if row is not None:
+            last = row.pop("_last", None)
+            if last:
+                mine = next((old for place, old in before[::-1] if place >= at - _REACH and _says(old, row.get("host"))), None)
+                again = (parse(mine, year) or {}) if mine is not None else {}
+                again.pop("_folded", None)
+                if again.get("kind", "other") not in ("other", "unparsed"):
+                    row = {**again, "time": row["time"], "repeat": last}
+            row.pop("_folded", None)
+            out.append({name: value for name, value in row.items() if name != "repeat" or value != 1})
+        before.append((at, line.rstrip(b"\0").rpartition(b"\0")[2]))
+        at += len(line) + 1
+    return out
+
+
+def _says(line: bytes, host: str | None) -> bool:
+    """Whether a line with a header comes from a host and says something of its own."""
+    line = line.removesuffix(b"\r")
+    stamp = _STAMP.match(line)
+    where = _where(line, stamp) if stamp else None
+    if where is None:
+        return False
+    last = _LAST_MESSAGE.fullmatch(line, where[1])
+    if last and int(last["times"] or last["times2"]):
+        return False
+    return host is None or (where[0] is not None and where[0].decode("utf-8", "replace") == host)
+
+
+def _ours(tag: bytes) -> bool:
+    if len(tag) > 128:
+        return False
+    name, _, daemon = tag.rpartition(b"/")
+    if not name and (daemon == b"postmulti" or (tag[:1] == b"/" and daemon.startswith(b"postfix"))):
+        return True
+    ours = (bool(name) or daemon.startswith((b"post", b"dovecot"))) and daemon.decode("latin-1") in set(SERVICES[1:-1]) - set(DIALECTS[1:])
+    return ours or daemon.startswith(b"postfix") or name.startswith(b"postfix")
+
+
+def _where(line: bytes, stamp: re.Match) -> tuple[bytes | None, int] | None:
+    """The host, if there is one, and where the tag begins."""
+    if stamp["version"]:
+        word = re.compile(rb"([^ =]+) ").match(line, stamp.end())
+        return word and (None if word[1] == b"-" else word[1], word.end())
+    between = _BETWEEN.match(line, stamp.end())
+    word = between and re.compile(rb"([^ ]+) ").match(line, between.end())
+    if not word:
+        return None
+    if word[1][-1:] in (b":", b"]") and _ours(re.split(rb"[\[:]", word[1])[0]):
+        return None, word.start()
+    if re.fullmatch(rb"[^\[].*\]:?|[^:\[][^:]*:|:", word[1], re.DOTALL):
+        return None
+    level = _LEVEL.match(line, word.start())
+    if level and re.search(rb"[\[:]", level["word"]) and _ours(re.split(rb"[\[:]", level["word"])[0]):
+        return None, level.end()
+    if line.startswith(b"--- last message repeated ", word.start()):
+        return None, word.start()
+    return None if b"=" in word[1] else (word[1], word.end())
+
+
 def parse(line: bytes, year: int) -> dict | None:
     """The row of a line (without its newline), times in UTC; None for an empty line. Of an unparsed line only the kind is said."""
     line = line.lstrip(b"\0")
     line = line.removesuffix(b"\r")
+    if len(line) > 512:
+        line = line.rstrip(b"\0").rpartition(b"\0")[2]
     if not line:
         return None
+    out = _parse(line, year)
+    rest = line.rstrip(b"\0").rpartition(b"\0")[2]
+    if len(line) <= 512 and out["kind"] in ("unparsed", "other") and rest != line:
+        out = _parse(rest, year)
+    return out
+
+
+def _parse(line: bytes, year: int) -> dict:
     unparsed = {"kind": "unparsed"}
     stamp = _STAMP.match(line)
     if len(line) > 65535 or not stamp:
         return unparsed
     time = _time(stamp, year)
-    header = (_HEADER_5424 if stamp["version"] else _HEADER).match(line, stamp.end())
-    if time is None or not header or len(header["tag"]) > 128:
+    where = _where(line, stamp)
+    if time is None or not where:
+        return unparsed
+    if stamp["version"]:
+        header = _HEADER_5424.match(line, stamp.end())
+    else:
+        last = _LAST_MESSAGE.fullmatch(line, where[1])
+        if last and (number := min(int(last["times"] or last["times2"]), 10**6)):
+            host = {} if where[0] is None else {"host": where[0].decode("utf-8", "replace")}
+            return {"time": time, "kind": "other", **host, "repeat": number, "_last": number}
+        header = _TAGGED.match(line, where[1])
+    if not header or not _ours(header["tag"]):
         return unparsed
     name, _, daemon = header["tag"].rpartition(b"/")
-    ours = (bool(name) or daemon.startswith((b"post", b"dovecot"))) and daemon.decode("latin-1") in set(SERVICES[1:-1]) - set(DIALECTS[1:])
-    if not (ours or daemon.startswith(b"postfix") or name.startswith(b"postfix")):
-        return unparsed
-    found: dict = {"host": header["host"], "pid": header["pid"] or None, "syslog_name": name or header["tag"]}
+    mine = not name and (daemon == b"postmulti" or header["tag"][:1] == b"/")
+    found: dict = {"host": where[0], "pid": header["pid"] or None, "syslog_name": None if mine else name or header["tag"]}
     text = line[header.end() :]
     if stamp["version"] and not text:
         return unparsed
+    folded = text.startswith(b"message repeated ")
+    if folded:
+        inner = _FOLDED.fullmatch(text)
+        number = min(int(inner["times"]), 10**6) if inner else 0
+        text = inner["text"] if number else b""
     if daemon == b"dovecot":
         kind, service = _dovecot(text, found, len(line)), "dovecot"
     else:
-        alone = not name and daemon.startswith(b"post") and daemon.decode("latin-1") in SERVICES
-        kind, service = _message(text, daemon.decode("utf-8", "replace") if name or alone else None, found)
+        alone = not name and (mine or daemon.startswith(b"post")) and daemon.decode("latin-1") in SERVICES
+        kind, service = _message(text, daemon.decode("utf-8", "replace") if name or alone else None, found, folded)
     out = {"time": time, "kind": kind}
+    if folded and number:
+        out["repeat"] = number
     if service is not None:
         out["service"] = service
     for key, value in found.items():
@@ -433,7 +541,12 @@ def _time(stamp: re.Match, year: int) -> int | None:
     return seconds * 1_000_000 + micro
 
 
-def _message(text: bytes, service: str | None, found: dict) -> tuple[str, str | None]:
+def _is_cut(text: bytes, folded: bool) -> bool:
+    """Postfix cuts at 2,000 bytes behind the severity, rsyslog what it repeats at 800 with the blank before it."""
+    return len(text.removeprefix(b"warning: ")) == 2000 or (folded and len(text) == 799)
+
+
+def _message(text: bytes, service: str | None, found: dict, folded: bool) -> tuple[str, str | None]:
     """Fills in the fields; kind and service."""
     queued = text.startswith(b"NOQUEUE: ")
     body = text[9:] if queued else text
@@ -448,14 +561,18 @@ def _message(text: bytes, service: str | None, found: dict) -> tuple[str, str | 
         if not match:
             continue
         fields = dict(match.groupdict())
+        ends = {name for name in fields if match.end(name) == len(body)} - {"reply"}
         fields["client_name"] = fields.get("client_name") or None
         if "relay" in fields and not _relay(fields):
             continue
-        if "tailed" in fields:
-            _tail(fields)
+        whole = fields.get("tailed")
+        if whole is not None:
+            ends |= _tail(fields)
         if "checked" in fields:
             _checked(fields)
         if kind == "rejected" and (service or services[0]) == "smtpd" and not fields["action"].startswith((b"milter-", b"proxy-")):
+            if fields.get("sasl_username") is None and fields["reply"] == whole:
+                ends.add("sasl_username")
             _owner(fields)
         if kind == "delivery" and "reply" in fields:
             _remote(fields)
@@ -473,6 +590,8 @@ def _message(text: bytes, service: str | None, found: dict) -> tuple[str, str | 
                 fields.update(old_port.groupdict())
         if kind != "delivery" and not fields.get("reply"):
             fields["reply"] = None
+        if _is_cut(text, folded):
+            fields.update(dict.fromkeys(ends))
         found.update(fields)
         if service is None:
             service = _agent(fields) if kind == "delivery" and "reply" in fields else services[0]
@@ -553,17 +672,20 @@ def _agent(fields: dict) -> str:
     return host.decode() if host in (b"local", b"virtual") else "pipe"
 
 
-def _tail(fields: dict) -> None:
-    """Splits the text of an access message at the rightmost ``;`` from which all parses to the end."""
+def _tail(fields: dict) -> set[str]:
+    """Splits the text of an access message at the rightmost ``;`` from which all parses to the end; the fields that reach the end."""
     text = fields["reply"] = fields.pop("tailed")
+    ends = set()
     places = [i for i in range(len(text)) if text[i : i + 1] == b";"][::-1][:_TAILS]
     for pattern, place in [(pattern, place) for pattern in (_STRICT_TAIL, _TAIL) for place in places]:
         match = pattern.fullmatch(text, place + 1)
         if match and (match["items"] or place + 1 == len(text)):
             fields.update({name: match[name] for name in ("sender", "recipient", "helo", "sasl_method")})
             fields["sasl_username"] = match["sasl_username"] if match["bracketed"] is None else match["bracketed"]
+            ends = {name for name in match.groupdict() if match.end(name) == len(text)}
             fields["reply"] = text[:place]
             break
+    return ends
 
 
 def _owner(fields: dict) -> None:

@@ -42,12 +42,12 @@ class Windows:
         self.now = max(self.now, time)
         return True
 
-    def count(self, name: str, time: float, weight: float, item: str, hit: bool) -> float | None:
+    def count(self, name: str, time: float, weight: float, item: str, hit: bool, times: int = 1) -> float | None:
         key = self.keys.setdefault(name, Key())
         if self.rule.measure == "sum" and weight <= 0:
             return None
         self._settle(key)
-        key.events.append((time, weight, item, hit))
+        key.events.extend([(time, weight, item, hit)] * times)
         if self.rule.then:
             return None
         return self._fire(key)
