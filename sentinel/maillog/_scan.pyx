@@ -15,11 +15,11 @@ Limits: a line of more than 65,535 bytes is counted as unparsed and passed over.
 from bisect import bisect_right
 
 cimport cython
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from sentinel.maillog._symbols cimport ABSENT, sentinel_find, sentinel_rfind, sentinel_same, sentinel_short_hash
+from sentinel.maillog._symbols cimport ABSENT, sentinel_find, sentinel_rfind, sentinel_same
 
 from sentinel.maillog import fields as _fields, forms as _forms
 from sentinel.maillog.chunk import Chunk
@@ -1707,8 +1707,7 @@ cdef class Scanner:
         return self.message(row, line, i, end, start, tag)
 
     cdef int message(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end, Py_ssize_t tag_start, Tag *tag) except -1:
-        cdef Py_ssize_t i = at, text = at
-        cdef uint8_t both = 3, alphabet = 0
+        cdef Py_ssize_t i, text = at
         cdef bint queued = False
         cdef int32_t *order
         cdef CForm *form
@@ -1723,14 +1722,8 @@ cdef class Scanner:
             queued = True
             at += 9
         else:
-            while i < end:
-                both &= CLASS[<uint8_t> line[i]]
-                if both == 0:
-                    break
-                alphabet = both
-                i += 1
-            if i - at >= 6 and i - at <= 24 and i + 1 < end and line[i] == 58 and line[i + 1] == 32 and (
-                    alphabet & 1 or is_long_queue_id(line, at, i)):
+            i = queue_id_end(line, at, end)
+            if i > 0:
                 row.text[QUEUE_ID].start = <uint16_t> at
                 row.text[QUEUE_ID].length = <uint16_t> (i - at)
                 queued = True
@@ -1766,7 +1759,6 @@ cdef class Scanner:
     cdef bint severity(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
         """``{severity}: [{queue ID}: ]{text}``: all that follows the word is the reply."""
         cdef Py_ssize_t i = at
-        cdef uint8_t both = 3, alphabet = 0
         if not (begins(line, at, end, b"warning: ", 9) or begins(line, at, end, b"error: ", 7) or begins(line, at, end, b"fatal: ", 7)
                 or begins(line, at, end, b"panic: ", 7)):
             return False
@@ -1774,18 +1766,12 @@ cdef class Scanner:
             i += 1
         row.text[ACTION].start = <uint16_t> at
         row.text[ACTION].length = <uint16_t> (i - at)
-        at = i = i + 2
+        at = i + 2
         if at < end:
             row.text[REPLY].start = <uint16_t> at
             row.text[REPLY].length = <uint16_t> (end - at)
-        while i < end:
-            both &= CLASS[<uint8_t> line[i]]
-            if both == 0:
-                break
-            alphabet = both
-            i += 1
-        if i - at >= 6 and i - at <= 24 and i + 1 < end and line[i] == 58 and line[i + 1] == 32 and (
-                alphabet & 1 or is_long_queue_id(line, at, i)):
+        i = queue_id_end(line, at, end)
+        if i > 0:
             row.text[QUEUE_ID].start = <uint16_t> at
             row.text[QUEUE_ID].length = <uint16_t> (i - at)
         return True
@@ -1926,7 +1912,7 @@ cdef class Scanner:
         """What is known of a tag, or NULL; ``free_tag`` is then where it may go."""
         if n <= 0 or n > TAG_LIMIT:
             return NULL
-        cdef uint64_t home = sentinel_short_hash(text + n - min(n, 24), min(n, 24), n)
+        cdef Py_ssize_t home = n * 7 + <uint8_t> text[n - 1] + 3 * <uint8_t> text[n // 2] + 5 * <uint8_t> text[max(0, n - 4)]
         cdef Tag *entry
         cdef int i
         for i in range(TAG_PROBES):
@@ -2155,9 +2141,24 @@ cdef Py_ssize_t after_stamp(const char *line, Py_ssize_t at, Py_ssize_t end) noe
     return i + 1 if i < end and line[i] == 32 else -1
 
 
-cdef inline bint is_long_queue_id(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
-    """Base 52, with a "z" after at least ten characters (global/mail_queue.h). A short one is hexadecimal in upper case."""
-    return end - at >= 12 and memchr(line + at + 10, 122, end - at - 10) != NULL
+cdef inline Py_ssize_t queue_id_end(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """Where a queue ID of 6 to 24 characters ends that ": " follows; -1 if there is none at ``at``.
+
+    A short one is hexadecimal in upper case; a long one is base 52 and has a "z" after at least ten characters (global/mail_queue.h).
+    """
+    cdef uint8_t both = 3
+    cdef Py_ssize_t i, stop
+    if end - at < 8:
+        return -1
+    cdef const char *colon = <const char *> memchr(line + at + 6, 58, min(end - at - 7, 19))
+    if colon == NULL or colon[1] != 32:
+        return -1
+    stop = colon - line
+    for i in range(at, stop):
+        both &= CLASS[<uint8_t> line[i]]
+    if both & 1 or both & 2 and stop - at >= 12 and memchr(line + at + 10, 122, stop - at - 10) != NULL:
+        return stop
+    return -1
 
 
 cdef void old_port(Row *row, const char *line) noexcept:
