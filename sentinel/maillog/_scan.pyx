@@ -1942,6 +1942,8 @@ cdef class Scanner:
             i += 32
         if begins(line, i, end, b"SASL authentication failed; server ", 35):
             i += 35
+        elif begins(line, i, end, b"SASL [CACHED] authentication failed; server ", 44):
+            i += 44
         elif begins(line, i, end, b"host ", 5):
             i += 5
         else:

@@ -220,6 +220,14 @@ def test_one_host_failed(name):
     assert fields(text) == {"kind": "connect_failed", **expected}
 
 
+@pytest.mark.parametrize("cached", ["", "[CACHED] "])
+@pytest.mark.parametrize("suspended", ["", "delivery temporarily suspended: "])
+def test_delivery_that_waits_for_a_login(cached, suspended):
+    reply = f"{suspended}SASL {cached}authentication failed; server {HOST} said: 535 5.7.8 no"
+    observed = fields(f"4A00000001: to=<u@example.net>, relay={HOST}:25, delay=1, delays=0/0/1/0, dsn=4.7.8, status=deferred ({reply})")
+    assert (observed["reply"], observed["reply_code"]) == (reply, 535)
+
+
 def test_a_greeting_does_not_choose_its_port():
     observed = fields(f"4A00000001: host {HOST} refused to talk to me: 421 x (port 7)")
     assert "relay_port" not in observed

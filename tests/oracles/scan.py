@@ -358,7 +358,7 @@ _TAILS = 32
 # The same in cleanup's checks, each address quoted as in a header, or not at all.
 _QUOTED = rb'"(?:[^"\\]|\\.)*+"[^" <>]*+(?=>)'
 _UNQUOTED = rb'(?:(?!>(?:\Z|: |%s))[^"])*+'
-_CHECKED_FROM = re.compile(rb" from (?:local|" + _CLIENT + rb")(?=;(?: from=<| to=<| proto=| helo=<|: |\Z))", re.DOTALL)
+_CHECKED_FROM = re.compile(rb" from (?:local|(?!local;)" + _CLIENT + rb")(?=;(?: from=<| to=<| proto=| helo=<|: |\Z))", re.DOTALL)
 _CHECKED_END = re.compile(
     rb"(?: from=<(?P<sender>"
     + _QUOTED
@@ -388,7 +388,9 @@ _NOT_OWNED = re.compile(rb".*>: Sender address rejected: not owned by user (?P<l
 _OLD_PORT = re.compile(rb"(?P<reply>.*) \(port (?P<relay_port>\d{1,5})\)", re.DOTALL)
 _REPLY_CODE = re.compile(rb"([2-5]\d\d)(?=[ -]|\Z)")
 _REMOTE = re.compile(
-    rb"(?:delivery temporarily suspended: )?+(?:SASL authentication failed; server |host )" + _PEER + rb" (?:said|refused to talk to me): ",
+    rb"(?:delivery temporarily suspended: )?+(?:SASL (?:\[CACHED\] )?+authentication failed; server |host )"
+    + _PEER
+    + rb" (?:said|refused to talk to me): ",
     re.DOTALL,
 )
 _SEVERITY = re.compile(rb"(?P<action>warning|error|fatal|panic): (?P<reply>.*)", re.DOTALL)
