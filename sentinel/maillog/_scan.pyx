@@ -40,6 +40,8 @@ cdef enum:
     ORDINARY = 512
     # Candidates for the beginning of an access message's tail, from the right. More than a few exist only in hostile lines.
     TAIL_CANDIDATES = 32
+    # The same for the client of a header or body check.
+    CHECKED_CANDIDATES = 32
     # A host name has 255 bytes at most, an address and a port some more.
     CLIENT_LIMIT = 400
     # The end of a Dovecot line tells whose it is, so none is believed that may have been cut: syslog packets are cut at 1,024 bytes.
@@ -401,6 +403,7 @@ cdef class Matcher:
     cdef list keep      # the bytes objects that the literals point into
     cdef dict services
     cdef uint8_t dovecot
+    cdef bint cut               # the message that is read was cut
 
     def __cinit__(self):
         compiled, by_service = _forms.compile_forms()
@@ -664,12 +667,18 @@ cdef class Matcher:
     cdef void checked(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
         """``{text} from {client|local}; from=<s> to=<r> proto=P helo=<h>[: {text}]``: cleanup's header and body checks.
 
-        The first text is the attacker's, and so are the addresses; the last is the admin's. Whatever is believed of two places where a client and
-        an envelope may stand, the attacker can write the other one: into the text, or into an address, which before 3.5 is not quoted. So only
-        a place that is alone is believed; else all that is known is the action, and the client is that of the message.
+        The first text is the attacker's, and so are the addresses; the last is the admin's. A place qualifies if the envelope behind it is
+        quoted as since 3.5 to its end, and the admin's text does not look like a part of an envelope: behind an imitation in the text stands
+        the whole of the real envelope, and behind one in a quoted address the rest of it. If one place alone qualifies, it is the real one.
+        Where none does, or several, only a place that is alone in its line is believed, with addresses as before 3.5; else all that is known
+        is the action, and the client is that of the message. So it is, too, where the line was cut, which may have taken the rest of the
+        envelope away, and where there are more places than anybody has a reason to write.
+
+        What Postfix has not quoted (before 3.5, or with ``info_log_address_format = internal``) can imitate an envelope to the letter.
         """
-        cdef Py_ssize_t i = end, k, stop, place = -1
-        cdef Row trial, best
+        cdef Py_ssize_t i = end, k, stop, best_stop = -1
+        cdef int places = 0, qualified = 0
+        cdef Row trial, best, strict
         while True:
             i = sentinel_rfind(line, at, i, b" from ", 6)
             if i < 0:
@@ -683,26 +692,34 @@ cdef class Matcher:
             if k >= end or line[k] != 59:
                 continue
             k += 1
-            if k == end or begins(line, k, end, b" from=<", 7) or begins(line, k, end, b" to=<", 5) or begins(line, k, end, b" proto=", 7) \
-                    or begins(line, k, end, b" helo=<", 7) or begins(line, k, end, b": ", 2):
-                if place >= 0:
-                    return
-                place = k
+            if not (k == end or begins(line, k, end, b": ", 2) or in_envelope(line, k, end)):
+                continue
+            places += 1
+            if places > CHECKED_CANDIDATES or self.cut and places > 1:
+                return
+            memcpy(&strict, &trial, sizeof(Row))
+            stop = self.envelope(&strict, line, k, end, True)
+            if stop == end or begins(line, stop, end, b": ", 2) and not names_envelope(line, stop + 2, end):
+                qualified += 1
+                best_stop = stop
+                memcpy(&best, &strict, sizeof(Row))
+            elif places == 1:
+                best_stop = self.envelope(&trial, line, k, end, False)
                 memcpy(&best, &trial, sizeof(Row))
-        if place < 0:
+        if qualified != 1 and places != 1 or best_stop < 0 or best_stop < end and not begins(line, best_stop, end, b": ", 2):
             return
-        stop = self.envelope(&best, line, place, end)
-        if stop < 0 or stop < end and not begins(line, stop, end, b": ", 2):
-            return
-        if stop < end:
-            k = codes(&best, line, stop + 2, end)
+        if best_stop < end:
+            k = codes(&best, line, best_stop + 2, end)
             if k < end:
                 best.text[REPLY].start = <uint16_t> k
                 best.text[REPLY].length = <uint16_t> (end - k)
         memcpy(row, &best, sizeof(Row))
 
-    cdef Py_ssize_t envelope(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
-        """`` from=<s> to=<r> proto=P helo=<h>``, each only if known, as global/info_log_addr_form.c quotes it; where it ends, or -1."""
+    cdef Py_ssize_t envelope(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end, bint strict) noexcept:
+        """`` from=<s> to=<r> proto=P helo=<h>``, each only if known, as global/info_log_addr_form.c quotes it; where it ends, or -1.
+
+        ``strict``: outside quotes nothing that would need them. Else an address may be one of before 3.5.
+        """
         cdef Py_ssize_t i
         cdef int k, fields[2]
         fields[0], fields[1] = SENDER, RECIPIENT
@@ -711,17 +728,18 @@ cdef class Matcher:
                 continue
             at += 7 if k == 0 else 5
             i = at
-            if i < end and line[i] == 34:
-                i += 1
-                while i < end and line[i] != 34:
-                    i += 2 if line[i] == 92 else 1
-                i += 1
-                while i < end and not (line[i] == 34 or line[i] == 32 or line[i] == 60 or line[i] == 62):
+            if strict or i < end and line[i] == 34:
+                if i < end and line[i] == 34:
+                    i += 1
+                    while i < end and line[i] != 34:
+                        i += 2 if line[i] == 92 else 1
+                    i += 1
+                while i < end and not (CLASS[<uint8_t> line[i]] & 16 if strict
+                                       else line[i] == 34 or line[i] == 32 or line[i] == 60 or line[i] == 62):
                     i += 1
                 if i >= end or line[i] != 62:
                     return -1
             else:
-                # Before 3.5 it is not quoted.
                 while i < end and line[i] != 34 and not (line[i] == 62 and (
                         i + 1 == end or begins(line, i + 1, end, b": ", 2) or begins(line, i + 1, end, b" proto=", 7)
                         or begins(line, i + 1, end, b" helo=<", 7) or k == 0 and begins(line, i + 1, end, b" to=<", 5))):
@@ -738,7 +756,8 @@ cdef class Matcher:
         if begins(line, at, end, b" helo=<", 7):
             at += 7
             i = at
-            while i < end and not (line[i] == 34 or line[i] == 32 or line[i] == 60 or line[i] == 62):
+            while i < end and not (CLASS[<uint8_t> line[i]] & 16 if strict
+                                   else line[i] == 34 or line[i] == 32 or line[i] == 60 or line[i] == 62):
                 i += 1
             if i >= end or line[i] != 62:
                 return -1
@@ -840,6 +859,26 @@ cdef class Matcher:
             else:
                 return at == end
             op += 1
+
+
+cdef inline bint in_envelope(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """Whether a part of an envelope begins here."""
+    return (begins(line, at, end, b" from=<", 7) or begins(line, at, end, b" to=<", 5) or begins(line, at, end, b" proto=", 7)
+            or begins(line, at, end, b" helo=<", 7))
+
+
+cdef inline bint names_envelope(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
+    """Whether a part of an envelope begins anywhere."""
+    return (sentinel_find(line, at, end, b" from=<", 7) >= 0 or sentinel_find(line, at, end, b" to=<", 5) >= 0
+            or sentinel_find(line, at, end, b" proto=", 7) >= 0 or sentinel_find(line, at, end, b" helo=<", 7) >= 0)
+
+
+cdef inline bint was_cut(const char *line, Py_ssize_t text, Py_ssize_t end, bint folded) noexcept:
+    """Whether a message of this length has been cut, by Postfix or by rsyslog."""
+    cdef Py_ssize_t n = end - text
+    if folded and n == FOLDED_LIMIT - 1:
+        return True
+    return n == TEXT_LIMIT or n == TEXT_LIMIT + 9 and begins(line, text, end, b"warning: ", 9)
 
 
 cdef inline Py_ssize_t address_end(const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
@@ -1716,6 +1755,7 @@ cdef class Scanner:
         row.text[SYSLOG_NAME].start = <uint16_t> (tag_start if tag.name_length else 0)
         row.text[SYSLOG_NAME].length = tag.name_length
         self.text_start = at
+        self.matcher.cut = end - at > ORDINARY and was_cut(line, at, end, self.folded == 1)
         if at < end and line[at] == 109 and begins(line, at, end, b"message repeated ", 17) and not self.folded:
             return self.folded_message(row, line, at, end, tag_start, tag)
         if begins(line, at, end, b"NOQUEUE: ", 9):
@@ -1790,14 +1830,10 @@ cdef class Scanner:
 
     cdef void drop_cut(self, Row *row, const char *line, Py_ssize_t end) noexcept:
         """Of a text that was cut, forgets the field that the cut goes through; a reply stays, as far as it is there."""
-        cdef Py_ssize_t text = self.text_start, n
         cdef int i
-        if self.folded == 1 and end > text and line[end - 1] == 93:
+        if self.folded == 1 and end > self.text_start and line[end - 1] == 93:
             end -= 1
-        n = end - text
-        if begins(line, text, end, b"warning: ", 9):
-            n -= 9
-        if n != TEXT_LIMIT and not (self.folded == 1 and end - text == FOLDED_LIMIT - 1):
+        if not was_cut(line, self.text_start, end, self.folded == 1):
             return
         for i in range(N_TEXT):
             if i != REPLY and row.text[i].start and row.text[i].start + row.text[i].length == end:
@@ -1892,6 +1928,8 @@ cdef class Scanner:
             i += 32
         if begins(line, i, end, b"SASL authentication failed; server ", 35):
             i += 35
+        elif begins(line, i, end, b"SASL [CACHED] authentication failed; server ", 44):
+            i += 44
         elif begins(line, i, end, b"host ", 5):
             i += 5
         else:

@@ -154,7 +154,11 @@ FORMS = (
     # before all that the remote wrote.
     Form(_CLIENTS, QUEUED, "connect_failed", "host {relay} said: {reply}"),
     Form(_CLIENTS, QUEUED, "connect_failed", "host {relay} refused to talk to me: {reply}"),
+    # smtp/smtp_sasl_glue.c, and smtp_sasl_auth_cache.c for a refusal that is remembered; the text is our own where we
+    # could not even try.
     Form(_CLIENTS, QUEUED, "connect_failed", "SASL authentication failed; server {relay} said: {reply}"),
+    Form(_CLIENTS, QUEUED, "connect_failed", "SASL {_=[CACHED]} authentication failed; server {relay} said: {reply}"),
+    Form(_CLIENTS, QUEUED, "connect_failed", "SASL authentication failed; cannot authenticate to server {relay}: {reply}"),
     Form(_CLIENTS, QUEUED, "connect_failed", "connect to {relay}: {reply}"),
     Form(_CLIENTS, QUEUED, "connect_failed", "{action=lost connection} with {relay} {reply}"),
     Form(_CLIENTS, QUEUED, "connect_failed", "{action=conversation} with {relay} {reply}"),

@@ -172,6 +172,24 @@ CONNECT_FAILED = {
         f"4A00000001: SASL authentication failed; server {HOST} said: 535 5.7.8 no",
         {"queue_id": "4A00000001", **RELAY, "reply": "535 5.7.8 no", "reply_code": 535},
     ),
+    "our login was refused before": (
+        f"4A00000001: SASL [CACHED] authentication failed; server {HOST}:587 said: 535 5.7.8 SASL authentication failed; server x said: 550 y",
+        {
+            "queue_id": "4A00000001",
+            **RELAY,
+            "relay_port": 587,
+            "reply": "535 5.7.8 SASL authentication failed; server x said: 550 y",
+            "reply_code": 535,
+        },
+    ),
+    "we cannot log in": (
+        f"4A00000001: SASL authentication failed; cannot authenticate to server {HOST}: no mechanism available",
+        {"queue_id": "4A00000001", **RELAY, "reply": "no mechanism available"},
+    ),
+    "we cannot log in, and why imitates an answer": (
+        f"4A00000001: SASL authentication failed; cannot authenticate to server {HOST}:25: x server y[203.0.113.9] said: 550 z",
+        {"queue_id": "4A00000001", **RELAY, "relay_port": 25, "reply": "x server y[203.0.113.9] said: 550 z"},
+    ),
     "lost connection": (
         f"4A00000001: lost connection with {HOST} while sending MAIL FROM",
         {"queue_id": "4A00000001", **RELAY, "action": "lost connection", "reply": "while sending MAIL FROM"},
@@ -200,6 +218,14 @@ CONNECT_FAILED = {
 def test_one_host_failed(name):
     text, expected = CONNECT_FAILED[name]
     assert fields(text) == {"kind": "connect_failed", **expected}
+
+
+@pytest.mark.parametrize("cached", ["", "[CACHED] "])
+@pytest.mark.parametrize("suspended", ["", "delivery temporarily suspended: "])
+def test_delivery_that_waits_for_a_login(cached, suspended):
+    reply = f"{suspended}SASL {cached}authentication failed; server {HOST} said: 535 5.7.8 no"
+    observed = fields(f"4A00000001: to=<u@example.net>, relay={HOST}:25, delay=1, delays=0/0/1/0, dsn=4.7.8, status=deferred ({reply})")
+    assert (observed["reply"], observed["reply_code"]) == (reply, 535)
 
 
 def test_a_greeting_does_not_choose_its_port():

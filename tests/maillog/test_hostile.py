@@ -125,7 +125,8 @@ def scanned(line: bytes) -> list[dict]:
 @given(data=st.data())
 def test_a_field_changes_no_other_field(place, data):
     daemon, before, allowed, after, own = PLACES[place]
-    text = data.draw(allowed)
+    # Postfix writes no NUL: where one stands, a file has been damaged, and what follows it is another line.
+    text = data.draw(allowed).replace("\0", "?")
     head = STAMP + f"postfix/{daemon}[4202]: {before}".encode()
     (harmless,) = scanned(head + b"harmless" + after.encode())
     (lied,) = scanned(head + text.encode() + after.encode())

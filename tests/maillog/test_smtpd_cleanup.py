@@ -715,24 +715,37 @@ HOSTILE_RECIPIENTS = ("b@example.com", '"@b.example> proto=ESMTP helo=<h>: "@exa
 @pytest.mark.parametrize("recipient", HOSTILE_RECIPIENTS)
 @pytest.mark.parametrize("client", [C, "local"])
 def test_checked_text_and_addresses_forge_nothing(text, sender, recipient, client):
-    """All of a line is right, or only its action and where it was."""
+    """Addresses are quoted as since 3.5: all of a line is right, whatever stands in its text and in its addresses."""
     known = {"kind": "rejected", "queue_id": "4A00000001", "action": "warning", "stage": "header"}
     all_of_it = {**known, "sender": sender, "recipient": recipient, "helo": "pc"} | (CLIENT if client == C else {})
     line = f"4A00000001: warning: header {text} from {client}; from=<{sender}> to=<{recipient}> proto=ESMTP helo=<pc>"
-    alone = not any(f" from {lie}" in part for part in (text, sender, recipient) for lie in (LIE, "local"))
-    found = cleanup(line)
-    assert found == all_of_it if alone else found in (known, all_of_it)
-    found = cleanup(f"{line}: see https://example.com/")
-    assert (
-        found == {**all_of_it, "reply": "see https://example.com/"}
-        if alone
-        else found in (known, {**all_of_it, "reply": "see https://example.com/"})
-    )
+    assert cleanup(line) == all_of_it
+    assert cleanup(f"{line}: see https://example.com/") == {**all_of_it, "reply": "see https://example.com/"}
+
+
+@pytest.mark.parametrize("text", HOSTILE_TEXTS)
+@pytest.mark.parametrize("sender", [f'"> to=<x>: y from {LIE};"@evil.example', f'"> from {LIE};: "@evil.example', '">: "@evil.example'])
+@pytest.mark.parametrize("end", ["", ": 5.7.1 no"])
+def test_checked_line_of_which_little_is_known(text, sender, end):
+    """Mail without a recipient, of which the sender is all that is known: right, or nothing."""
+    known = {"kind": "rejected", "queue_id": "4A00000001", "action": "warning", "stage": "header"}
+    found = cleanup(f"4A00000001: warning: header {text} from local; from=<{sender}>{end}")
+    assert found in (known, {**known, "sender": sender} | ({"dsn": "5.7.1", "reply": "no"} if end else {}))
 
 
 def test_checked_line_that_was_cut():
     line = f"4A00000001: reject: header Subject: x from {C}; from=<a@example.net> to=<b@example.com> proto=ESMTP helo=<p"
     assert cleanup(line) == {"kind": "rejected", "queue_id": "4A00000001", "action": "reject", "stage": "header"}
+
+
+def test_checked_line_that_was_cut_in_an_imitation():
+    """Whatever would tell that it is one may be gone."""
+    lie = f'" from {LIE}; from=<{VICTIM}> to=<{VICTIM}> proto=SMTP helo=<lie>: '
+    known = {"kind": "rejected", "queue_id": "4A00000001", "action": "reject", "stage": "header"}
+    head = f"4A00000001: reject: header Subject: x from {C}; from=<{lie}"
+    assert cleanup(head + "x" * (2000 - len(head))) == known
+    found = cleanup(f"message repeated 2 times: [ {head}{'x' * (799 - len(head))}]")
+    assert found == {**known, "repeat": 2}
 
 
 def test_body_that_imitates_a_milter():
@@ -747,16 +760,31 @@ def test_body_that_imitates_postscreen_where_the_service_is_lost():
 
 
 @pytest.mark.parametrize(
-    "text", [f" from {LIE}; from=<" * 1400, f"x from {LIE}; from=<y", f"x from {LIE}; from=<y> to=<z", f"x from {LIE}; {TAIL}: y"]
+    "text", [f" from {LIE}; from=<" * 33, f" from {LIE}; from=<" * 1400, f"x from {LIE}; {TAIL} from {LIE};", f"x from {LIE};: y"]
 )
-def test_checked_line_that_nobody_can_tell(text):
-    """Before 3.5 the sender may be `y from unknown[198.51.100.7]; from=<a@example.net`: neither client is believed."""
-    assert cleanup(f"4A00000001: reject: header {text} from {C}; {TAIL}: 5.7.1 no") == {
+@pytest.mark.parametrize("sender", ["a b@example.net", f" from {LIE}; from=<x> to=<y@example.net"])
+def test_checked_line_that_nobody_can_tell(text, sender):
+    """Before 3.5 an address may be an envelope; and nobody writes more than a few."""
+    assert cleanup(f"4A00000001: reject: header {text} from {C}; from=<{sender}> to=<b@example.com> proto=ESMTP helo=<pc>: 5.7.1 no") == {
         "kind": "rejected",
         "queue_id": "4A00000001",
         "action": "reject",
         "stage": "header",
     }
+
+
+def test_checked_line_with_as_many_places_as_are_looked_at():
+    known = {"kind": "rejected", "queue_id": "4A00000001", "action": "reject", "stage": "header"}
+    for lies, expected in ((31, {**known, **CLIENT, **ENVELOPE}), (32, known)):
+        assert cleanup(f"4A00000001: reject: header {f' from {LIE}; from=<' * lies} from {C}; {TAIL}") == expected
+
+
+def test_checked_line_before_addresses_were_quoted():
+    """Alone in its line, an envelope is believed that would have needed quotes."""
+    line = f"4A00000001: reject: header x from {C}; from=<a> b (c)@example.net> to=<d;e@example.com> proto=ESMTP helo=<pc>"
+    found = cleanup(f"{line}: 5.7.1 no")
+    assert (found["sender"], found["recipient"], found["reply"]) == ("a> b (c)@example.net", "d;e@example.com", "no")
+    assert {name: found[name] for name in CLIENT} == CLIENT
 
 
 def test_rows_do_not_depend_on_what_is_kept():

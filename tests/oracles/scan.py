@@ -216,7 +216,13 @@ _FORMS = [
         "smtp lmtp",
         True,
         "connect_failed",
-        rb"SASL authentication failed; server " + _until(b"relay", b" said: ") + rb" said: (?P<reply>.*)",
+        rb"SASL (?:\[CACHED\] )?authentication failed; server " + _until(b"relay", b" said: ") + rb" said: (?P<reply>.*)",
+    ),
+    (
+        "smtp lmtp",
+        True,
+        "connect_failed",
+        rb"SASL authentication failed; cannot authenticate to server " + _until(b"relay", b": ") + rb": (?P<reply>.*)",
     ),
     (
         "smtp lmtp",
@@ -352,7 +358,7 @@ _TAILS = 32
 # The same in cleanup's checks, each address quoted as in a header, or not at all.
 _QUOTED = rb'"(?:[^"\\]|\\.)*+"[^" <>]*+(?=>)'
 _UNQUOTED = rb'(?:(?!>(?:\Z|: |%s))[^"])*+'
-_CHECKED_FROM = re.compile(rb" from (?:local|" + _CLIENT + rb")(?=;(?: from=<| to=<| proto=| helo=<|: |\Z))", re.DOTALL)
+_CHECKED_FROM = re.compile(rb" from (?:local|(?!local;)" + _CLIENT + rb")(?=;(?: from=<| to=<| proto=| helo=<|: |\Z))", re.DOTALL)
 _CHECKED_END = re.compile(
     rb"(?: from=<(?P<sender>"
     + _QUOTED
@@ -366,6 +372,12 @@ _CHECKED_END = re.compile(
     rb"(?:: " + _CODE + rb"(?P<reply>.*))?",
     re.DOTALL,
 )
+_CHECKED_STRICT = re.compile(
+    rb'(?: from=<(?P<sender>(?:"(?:[^"\\]|\\.)*+")?+[^"<>();\\ ]*+)>)?+(?: to=<(?P<recipient>(?:"(?:[^"\\]|\\.)*+")?+[^"<>();\\ ]*+)>)?+'
+    rb'(?: proto=[A-Za-z]*+)?+(?: helo=<(?P<helo>[^"<>();\\ ]*+)>)?+'
+    rb"(?:: (?!.*(?: from=<| to=<| proto=| helo=<))" + _CODE + rb"(?P<reply>.*))?",
+    re.DOTALL,
+)
 _FAULT = re.compile(
     rb"Connection lost to authentication server|(?:Temporary|Internal) authentication failure|generic failure|no memory available|"
     rb"remote authentication server unavailable|transient failure|SASL library not initialized"
@@ -376,7 +388,9 @@ _NOT_OWNED = re.compile(rb".*>: Sender address rejected: not owned by user (?P<l
 _OLD_PORT = re.compile(rb"(?P<reply>.*) \(port (?P<relay_port>\d{1,5})\)", re.DOTALL)
 _REPLY_CODE = re.compile(rb"([2-5]\d\d)(?=[ -]|\Z)")
 _REMOTE = re.compile(
-    rb"(?:delivery temporarily suspended: )?+(?:SASL authentication failed; server |host )" + _PEER + rb" (?:said|refused to talk to me): ",
+    rb"(?:delivery temporarily suspended: )?+(?:SASL (?:\[CACHED\] )?+authentication failed; server |host )"
+    + _PEER
+    + rb" (?:said|refused to talk to me): ",
     re.DOTALL,
 )
 _SEVERITY = re.compile(rb"(?P<action>warning|error|fatal|panic): (?P<reply>.*)", re.DOTALL)
@@ -569,7 +583,7 @@ def _message(text: bytes, service: str | None, found: dict, folded: bool) -> tup
         if whole is not None:
             ends |= _tail(fields)
         if "checked" in fields:
-            _checked(fields)
+            _checked(fields, _is_cut(text, folded))
         if kind == "rejected" and (service or services[0]) == "smtpd" and not fields["action"].startswith((b"milter-", b"proxy-")):
             if fields.get("sasl_username") is None and fields["reply"] == whole:
                 ends.add("sasl_username")
@@ -638,16 +652,19 @@ def _login(fields: dict) -> None:
         fields["reply"] = None
 
 
-def _checked(fields: dict) -> None:
-    """The envelope of a checked header, if there is only one place where a client and an envelope may stand."""
+def _checked(fields: dict, cut: bool) -> None:
+    """The envelope of a checked header, if there is only one place where it can stand whole, or one place at all."""
     text = fields.pop("checked")
     places = [match for match in _CHECKED_FROM.finditer(text, overlapped=True) if match.end() - match.start() <= 406]
-    if len(places) == 1:
-        match = _CHECKED_END.fullmatch(text, places[0].end() + 1)
-        if match:
-            fields.update(places[0].groupdict())
-            fields.update(match.groupdict())
-            fields["client_name"] = fields["client_name"] or None
+    whole = [(place, end) for place in places if (end := _CHECKED_STRICT.fullmatch(text, place.end() + 1))]
+    if len(places) > _TAILS or (cut and len(places) > 1):
+        return
+    if len(whole) != 1:
+        whole = [(place, end) for place in places if len(places) == 1 and (end := _CHECKED_END.fullmatch(text, place.end() + 1))]
+    for place, end in whole:
+        fields.update(place.groupdict())
+        fields.update(end.groupdict())
+        fields["client_name"] = fields["client_name"] or None
 
 
 def _relay(fields: dict) -> bool:
