@@ -576,17 +576,16 @@ cdef class Matcher:
         cdef Row trial
         while strict > 0 and close < 0:
             strict -= 1
-            tried = 0
-            i = end - 1
-            while i >= at and tried < TAIL_CANDIDATES:
-                if line[i] == 59:
-                    tried += 1
-                    memcpy(&trial, row, sizeof(Row))
-                    if self.items(&trial, line, i + 1, end, strict):
-                        memcpy(row, &trial, sizeof(Row))
-                        close = i
-                        break
-                i -= 1
+            i = end
+            for tried in range(TAIL_CANDIDATES):
+                i = sentinel_rfind(line, at, i, b";", 1)
+                if i < 0:
+                    break
+                memcpy(&trial, row, sizeof(Row))
+                if self.items(&trial, line, i + 1, end, strict):
+                    memcpy(row, &trial, sizeof(Row))
+                    close = i
+                    break
         if close < 0:
             close = end
         row.text[field].start = <uint16_t> at
@@ -774,18 +773,18 @@ cdef class Matcher:
         cdef double scale
         cdef Literal *literal
         while True:
-            if op.code == OP_LITERAL:
+            # By themselves, because most operations are of these three: one switch for all would be guessed wrong too often.
+            if op.code <= OP_OPTIONAL:
                 literal = &self.literals[op.stops]
-                if not self.starts(literal, line, at, end):
-                    return False
-                at += literal.length
-            elif op.code == OP_OPTIONAL:
-                literal = &self.literals[op.stops]
-                if not self.starts(literal, line, at, end):
+                if self.starts(literal, line, at, end):
+                    at += literal.length
+                    op += 1
+                elif op.code == OP_OPTIONAL:
                     op = &self.ops[op.jump]
-                    continue
-                at += literal.length
-            elif op.code == OP_TEXT:
+                else:
+                    return False
+                continue
+            if op.code == OP_TEXT:
                 if op.n_words:
                     # What follows the word is the next operation's to see.
                     i = -1
@@ -802,7 +801,9 @@ cdef class Matcher:
                     row.text[op.field].start = <uint16_t> at
                     row.text[op.field].length = <uint16_t> (i - at)
                 at = i
-            elif op.code == OP_INTEGER:
+                op += 1
+                continue
+            if op.code == OP_INTEGER:
                 number = 0
                 i = at
                 while i < end and is_digit(line[i]) and i - at < 18:
