@@ -26,11 +26,14 @@ Changing a name here means changing ``fields.py``; the numbers of special operat
 
 from typing import NamedTuple
 
-from sentinel.maillog.fields import KINDS, NUMBER_FIELDS, SERVICES, TEXT_FIELDS
+from sentinel.maillog.fields import DIALECTS, KINDS, NUMBER_FIELDS, SERVICES, TEXT_FIELDS
 
 QUEUED = "queue ID"
 """The form follows ``{queue ID}: ``, or ``NOQUEUE: ``."""
 BARE = "no queue ID"
+
+DAEMONS = tuple(name for name in SERVICES[1:-1] if name != "dovecot" and name not in DIALECTS[1:])
+"""Postfix's own."""
 
 
 class Form(NamedTuple):
@@ -413,11 +416,19 @@ def compile_form(form: Form) -> CompiledForm:
 
 
 def compile_forms() -> tuple[list[CompiledForm], dict[int, list[int]]]:
-    """All forms, and for each service the numbers of its forms in the order to try; service 0 (unknown) tries all of Postfix's."""
+    """All forms, and for each service the numbers of its forms in the order to try; service 0 (unknown) tries all of Postfix's.
+
+    The queue manager's line and deliveries are known by themselves: under the name of any daemon of Postfix they come after its own forms
+    (collectors that rewrite headers mistake one for another). No daemon lets a client write the beginning of a text.
+    """
     compiled = [compile_form(form) for form in FORMS]
     # A header never loses the name of Dovecot, which is not a daemon's.
     by_service: dict[int, list[int]] = {0: [number for number, form in enumerate(FORMS) if form.services != ("dovecot",)]}
     for number, form in enumerate(FORMS):
         for service in form.services:
             by_service.setdefault(SERVICES.index(service), []).append(number)
+    anywhere = [number for number, form in enumerate(FORMS) if form.kind in ("queued", "delivery")]
+    for name in DAEMONS:
+        own = by_service.setdefault(SERVICES.index(name), [])
+        own += [number for number in anywhere if number not in own]
     return compiled, by_service

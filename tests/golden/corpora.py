@@ -22,7 +22,7 @@ if __name__ == "__main__":
 from helpers import rows
 
 YEAR = 2026
-THEIRS, NOT_POSTFIX, CUT, SYNTHESISED = "theirs", "not Postfix", "excerpt cut", "theirs (header synthesised)"
+THEIRS, NOT_POSTFIX, CUT = "theirs", "not Postfix", "excerpt cut"
 
 
 class Expected(NamedTuple):
@@ -369,9 +369,6 @@ KNOWN: dict[str, tuple[tuple[_SPAN, str, str, str], ...]] = {
     ),
     "logwatch_postfix_TD": (
         ((143, 143), "kind", NOT_POSTFIX, "client= without a queue ID or NOQUEUE"),
-        ((149, 152), "kind", SYNTHESISED, "the queue manager's text under smtpd's name"),
-        ((153, 155), "kind", SYNTHESISED, "a delivery under smtpd's name"),
-        ((174, 183), "kind", SYNTHESISED, "a delivery under smtpd's name"),
         ((208, 211), "kind", NOT_POSTFIX, "reject: without a queue ID or NOQUEUE"),
         ((222, 223), "kind", NOT_POSTFIX, "reject: without a queue ID or NOQUEUE"),
         ((238, 239), "kind", CUT, "words stand for the text in parentheses"),

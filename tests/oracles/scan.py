@@ -568,8 +568,12 @@ def _message(text: bytes, service: str | None, found: dict, folded: bool) -> tup
     if queue_id:
         queued, body = True, text[queue_id.end() :]
         found["queue_id"] = queue_id[1]
-    for services, of_queue, kind, pattern in FORMS:
-        if of_queue != queued or (service is not None and service not in services):
+    own = [form for form in FORMS if service is None or service in form[0]]
+    known = service in set(SERVICES[1:-1]) - set(DIALECTS[1:])
+    for services, of_queue, kind, pattern in own + [
+        form for form in FORMS if known and form not in own and form[2] in ("queued", "delivery")
+    ]:
+        if of_queue != queued:
             continue
         match = pattern.fullmatch(body)
         if not match:
