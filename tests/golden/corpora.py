@@ -369,6 +369,8 @@ KNOWN: dict[str, tuple[tuple[_SPAN, str, str, str], ...]] = {
     ),
     "logwatch_postfix_TD": (
         ((143, 143), "kind", NOT_POSTFIX, "client= without a queue ID or NOQUEUE"),
+        ((154, 154), "kind", NOT_POSTFIX, "a comma is missing behind conn_use"),
+        ((176, 176), "kind", NOT_POSTFIX, "a comma is missing behind conn_use"),
         ((208, 211), "kind", NOT_POSTFIX, "reject: without a queue ID or NOQUEUE"),
         ((222, 223), "kind", NOT_POSTFIX, "reject: without a queue ID or NOQUEUE"),
         ((238, 239), "kind", CUT, "words stand for the text in parentheses"),
