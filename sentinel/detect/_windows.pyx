@@ -380,6 +380,7 @@ cdef class Windows:
     cdef list provider_texts
     cdef dict provider_places
     cdef dict class_memo, known_providers
+    cdef IntMap reply_memo           # hash of a reply -> its class
     cdef list class_names, provider_names
     # of the row at hand
     cdef EventBatch batch
@@ -419,6 +420,7 @@ cdef class Windows:
         self.provider_texts = []
         self.provider_places = {}
         self.class_memo = {}
+        self.reply_memo = IntMap()
         # Number 0 is everybody else, or nobody.
         self.provider_names = ["", *list(knowledge.providers)[:254]]
         self.known_providers = {name.encode(): i for i, name in enumerate(self.provider_names)}
@@ -653,6 +655,11 @@ cdef class Windows:
             start = row.text[PEER_IP].start + row.text[PEER_IP].length + 1 - row.text[REPLY].start
             p += start
             n -= start
+        # The very same reply comes again and again. A keyed hash stands for it, as for a host.
+        cdef uint64_t key = sentinel_hash(p, n, self.symbols.k1, self.symbols.k0) >> 1
+        self.row_class = <int> self.reply_memo.get(key, -1)
+        if self.row_class >= 0:
+            return self.row_class
         to = self.scratch
         i = 0
         while i < n:
@@ -702,6 +709,9 @@ cdef class Windows:
                 self.class_memo.clear()
             found = self.class_memo[shape] = self.classify(shape)
         self.row_class = found
+        if self.reply_memo.size >= 50_000:
+            self.reply_memo = IntMap()
+        self.reply_memo.put(key, found)
         return self.row_class
 
     cdef bint sender_owned(self, Row *row, const char *line) except -1:
@@ -1373,7 +1383,7 @@ cdef class Core:
 
     def __cinit__(self, Symbols symbols not None, Tracker tracker not None, Windows windows not None):
         self.symbols, self.tracker, self.windows = symbols, tracker, windows
-        self.collect_at = 1 << 14
+        self.collect_at = 1 << 13
 
     def process(self, EventBatch batch not None, Py_ssize_t start=0, Py_ssize_t stop=-1):
         """Attributes rows [start, stop) and runs the rules over them, in this order."""
@@ -1401,4 +1411,4 @@ cdef class Core:
                 self.symbols.mark(batch.rows[i].sender)
             batch.generation = self.symbols.generation + 1
         self.symbols.sweep()
-        self.collect_at = max(1 << 14, 2 * self.symbols.live)
+        self.collect_at = max(1 << 13, 2 * self.symbols.live)

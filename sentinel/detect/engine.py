@@ -11,7 +11,6 @@ import hashlib
 import json
 import struct
 import zlib
-from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, tzinfo
 from typing import Any, NamedTuple
@@ -353,7 +352,10 @@ def _related(lines: list[list[Any]]) -> dict[str, list[str]]:
     """The most frequent of each, from the lines kept; the most frequent first, then by name."""
     out = {}
     for i, name in enumerate(_RELATED, 4):
-        counts = Counter(line[i] for line in lines if line[i] is not None)
+        counts: dict[bytes, int] = {}
+        for line in lines:
+            if (text := line[i]) is not None:
+                counts[text] = counts.get(text, 0) + 1
         top = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MAX_RELATED]
         if top:
             out[name] = [text.decode("utf-8", "replace") for text, _ in top]

@@ -19,7 +19,7 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
-from sentinel.maillog._symbols cimport ABSENT, sentinel_find, sentinel_rfind, sentinel_same
+from sentinel.maillog._symbols cimport ABSENT, sentinel_chr, sentinel_find, sentinel_rfind, sentinel_same
 
 from sentinel.maillog import fields as _fields, forms as _forms
 from sentinel.maillog.chunk import Chunk
@@ -517,7 +517,7 @@ cdef class Matcher:
         i = at
         while i < end:
             if same:
-                hit = <const char *> memchr(line + i, first, end - i)
+                hit = sentinel_chr(line + i, first, end - i)
                 if hit == NULL:
                     break
                 i = hit - line
@@ -530,11 +530,11 @@ cdef class Matcher:
     cdef bint client(self, Row *row, const char *line, Py_ssize_t *at, Py_ssize_t end, int name, int ip, int port) noexcept:
         """``name[ip]`` or ``name[ip]:port``. Postfix lets only valid host names and addresses get here."""
         cdef Py_ssize_t i = at[0], start = at[0], bracket
-        cdef const char *hit = <const char *> memchr(line + i, 91, end - i)
+        cdef const char *hit = sentinel_chr(line + i, 91, end - i)
         if hit == NULL:
             return False
         bracket = hit - line
-        if bracket > start and memchr(line + start, 32, bracket - start) != NULL:
+        if bracket > start and sentinel_chr(line + start, 32, bracket - start) != NULL:
             return False
         i = bracket + 1
         while i < end and CLASS[<uint8_t> line[i]] & 4:
@@ -544,7 +544,7 @@ cdef class Matcher:
             row.text[ip].length = <uint16_t> (i - bracket - 1)
         else:
             # name[unknown]: the socket was gone; name[private/dovecot-lmtp]: a UNIX socket
-            hit = <const char *> memchr(line + i, 93, end - i)
+            hit = sentinel_chr(line + i, 93, end - i)
             if hit == NULL:
                 return False
             i = hit - line
@@ -643,7 +643,7 @@ cdef class Matcher:
     cdef bint login(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
         """`` sasl_method=m sasl_username=u[ sasl_sender=s]``, blank separated and last (since 3.10)."""
         cdef Py_ssize_t i
-        if memchr(line + at, 62, end - at) != NULL:
+        if sentinel_chr(line + at, 62, end - at) != NULL:
             return False
         if end - at > 13 and memcmp(line + at, b" sasl_method=", 13) == 0:
             i = at + 13
@@ -795,7 +795,7 @@ cdef class Matcher:
                             break
                 else:
                     i = self.stop(op, line, at, end)
-                if i < 0 or (op.word and memchr(line + at, 32, i - at) != NULL) or (op.address and not is_address(line, at, i)):
+                if i < 0 or (op.word and sentinel_chr(line + at, 32, i - at) != NULL) or (op.address and not is_address(line, at, i)):
                     return False
                 if op.field >= 0:
                     row.text[op.field].start = <uint16_t> at
@@ -839,7 +839,7 @@ cdef class Matcher:
                 if i < 0:
                     return False
                 k = at
-                if memchr(line + at, 91, i - at) != NULL:
+                if sentinel_chr(line + at, 91, i - at) != NULL:
                     if not self.client(row, line, &k, i, RELAY_HOST, RELAY_IP, RELAY_PORT) or k != i:
                         return False
                 elif not (i - at == 4 and memcmp(line + at, b"none", 4) == 0):
@@ -941,7 +941,7 @@ cdef bint dovecot_login(Row *row, const char *line, Py_ssize_t at, Py_ssize_t en
         if user_end < 0:
             return False
         method = user_end + 10
-        if method == rip or memchr(line + method, 32, rip - method) != NULL:
+        if method == rip or sentinel_chr(line + method, 32, rip - method) != NULL:
             return False
         row.text[SASL_METHOD].start = <uint16_t> method
         row.text[SASL_METHOD].length = <uint16_t> (rip - method)
@@ -980,7 +980,7 @@ cdef bint dovecot_passdb(Row *row, const char *line, Py_ssize_t at, Py_ssize_t e
     start += 1
     i = start
     while i < end:
-        hit = <const char *> memchr(line + i, 44, end - i)
+        hit = sentinel_chr(line + i, 44, end - i)
         if hit == NULL:
             break
         i = hit - line + 1
@@ -1494,7 +1494,7 @@ cdef class Scanner:
         if rfc5424:
             return self.rfc5424(row, line, at, end)
         # Most tags have been seen before, and end in "[".
-        hit = <const char *> memchr(line + at, 91, min(end - at, TAG_LIMIT))
+        hit = sentinel_chr(line + at, 91, min(end - at, TAG_LIMIT))
         tag = NULL if hit == NULL else self.known(line + start, hit - line - start)
         if tag != NULL:
             at = hit - line
@@ -1591,8 +1591,8 @@ cdef class Scanner:
             memcpy(self.host, line + start, self.host_length)
 
     cdef Py_ssize_t host_5424(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
-        cdef const char *hit = <const char *> memchr(line + at, 32, end - at)
-        if hit == NULL or hit == line + at or memchr(line + at, 61, hit - line - at) != NULL:
+        cdef const char *hit = sentinel_chr(line + at, 32, end - at)
+        if hit == NULL or hit == line + at or sentinel_chr(line + at, 61, hit - line - at) != NULL:
             return -1
         # "-" says that it is not known.
         if hit - line - at > 1 or line[at] != 45:
@@ -1611,11 +1611,11 @@ cdef class Scanner:
             at = i
         if at < end and line[at] == 60:
             # FreeBSD's syslogd -v: <mail.info> before the host
-            hit = <const char *> memchr(line + at, 32, end - at)
+            hit = sentinel_chr(line + at, 32, end - at)
             if hit == NULL or (hit - 1)[0] != 62 or line[at + 1:hit - line - 1] not in _PRIORITIES:
                 return -1
             at = hit - line + 1
-        hit = <const char *> memchr(line + at, 32, end - at)
+        hit = sentinel_chr(line + at, 32, end - at)
         if hit == NULL or hit == line + at:
             return -1
         start = at
@@ -1624,19 +1624,19 @@ cdef class Scanner:
             if self.names_daemon(line, start, at):
                 return start
             # Another program's tag; but an address may be a host.
-            if line[start] != 91 and (line[at - 1] == 93 or line[at - 2] == 93 or memchr(line + start, 58, at - start - 1) == NULL):
+            if line[start] != 91 and (line[at - 1] == 93 or line[at - 2] == 93 or sentinel_chr(line + start, 58, at - start - 1) == NULL):
                 return -1
         elif at - start <= 8 and 65 <= line[start] <= 90 and line[start:at] in _LEVELS:
             # boky/postfix: the severity, padded, and no host
             i = at
             while i < end and line[i] == 32:
                 i += 1
-            hit = <const char *> memchr(line + i, 32, end - i)
+            hit = sentinel_chr(line + i, 32, end - i)
             if hit != NULL and self.names_daemon(line, i, hit - line):
                 return i
         elif at - start == 3 and begins(line, start, end, b"--- last message repeated ", 26):
             return start
-        if memchr(line + start, 61, at - start) != NULL:
+        if sentinel_chr(line + start, 61, at - start) != NULL:
             # exim's "H=(name given in HELO ...": what follows is the client's.
             return -1
         self.take_host(row, line, start, at)
@@ -1656,10 +1656,10 @@ cdef class Scanner:
     cdef Py_ssize_t past_facility(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) except -2:
         """Where the tag begins if a facility and severity stand before it (``mail.info``); else -1, after a look at what syslog itself says."""
         cdef Py_ssize_t i
-        cdef const char *hit = <const char *> memchr(line + at, 32, end - at)
+        cdef const char *hit = sentinel_chr(line + at, 32, end - at)
         if hit == NULL:
             return -1
-        if memchr(line + at, 46, hit - line - at) != NULL:
+        if sentinel_chr(line + at, 46, hit - line - at) != NULL:
             return hit - line + 1 if hit - line - at < 20 and line[at:hit - line] in _PRIORITIES else -1
         if begins(line, at, end, b"--- ", 4):
             at += 4
@@ -1894,7 +1894,7 @@ cdef class Scanner:
             stop = at + reply.length
             i = sentinel_rfind(line, at, stop, b">: Sender address rejected: ", 28)
             if i >= 0 and begins(line, i + 28, stop, b"not owned by user ", 18) and stop > i + 46 \
-                    and memchr(line + i + 46, 62, stop - i - 46) == NULL:
+                    and sentinel_chr(line + i + 46, 62, stop - i - 46) == NULL:
                 row.text[SASL_USERNAME].start = <uint16_t> (i + 46)
                 row.text[SASL_USERNAME].length = <uint16_t> (stop - i - 46)
         if reply.start and reply.length == 0 and kind != DELIVERY:
@@ -2189,13 +2189,13 @@ cdef inline Py_ssize_t queue_id_end(const char *line, Py_ssize_t at, Py_ssize_t 
     cdef Py_ssize_t i, stop
     if end - at < 8:
         return -1
-    cdef const char *colon = <const char *> memchr(line + at + 6, 58, min(end - at - 7, 19))
+    cdef const char *colon = sentinel_chr(line + at + 6, 58, min(end - at - 7, 19))
     if colon == NULL or colon[1] != 32:
         return -1
     stop = colon - line
     for i in range(at, stop):
         both &= CLASS[<uint8_t> line[i]]
-    if both & 1 or both & 2 and stop - at >= 12 and memchr(line + at + 10, 122, stop - at - 10) != NULL:
+    if both & 1 or both & 2 and stop - at >= 12 and sentinel_chr(line + at + 10, 122, stop - at - 10) != NULL:
         return stop
     return -1
 

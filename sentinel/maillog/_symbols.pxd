@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 cdef extern from "_bytes.h" nogil:
     uint64_t sentinel_hash(const char *text, size_t n, uint64_t k0, uint64_t k1)
     uint64_t sentinel_short_hash(const char *text, size_t n, uint64_t key)
+    const char *sentinel_chr(const char *text, int c, size_t n)
     bint sentinel_same(const char *a, const char *b, size_t n)
     Py_ssize_t sentinel_find(const char *text, Py_ssize_t start, Py_ssize_t end, const char *literal, Py_ssize_t n)
     Py_ssize_t sentinel_rfind(const char *text, Py_ssize_t start, Py_ssize_t end, const char *literal, Py_ssize_t n)

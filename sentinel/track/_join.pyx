@@ -69,19 +69,25 @@ cdef class Networks:
         cdef uint64_t high = 0, low = V4_MAPPED
         cdef Py_ssize_t i
         cdef int32_t k
-        cdef int part = 0, value = 0, digits = 0
-        for i in range(n + 1):
-            if i < n and 48 <= text[i] <= 57 and digits < 3:
+        cdef int part, value, digits
+        cdef bint dotted = False
+        i = 0
+        for part in range(4):
+            value = digits = 0
+            while i < n and <uint8_t> (text[i] - 48) <= 9 and digits < 3:
                 value = value * 10 + text[i] - 48
                 digits += 1
-            elif (i == n or text[i] == 46) and digits and part < 4 and value < 256:
-                low = low << 8 | <uint64_t> value
-                part += 1
-                value = digits = 0
-            else:
-                part = -1
+                i += 1
+            if digits == 0 or value > 255:
                 break
-        if part != 4:
+            low = low << 8 | <uint64_t> value
+            if part < 3:
+                if i >= n or text[i] != 46:
+                    break
+                i += 1
+            else:
+                dotted = i == n
+        if not dotted:
             if n >= 64:
                 return False
             memcpy(copy, text, n)
