@@ -1338,38 +1338,33 @@ cdef class Scanner:
     cdef int last_message(self, EventBatch batch, Row *row, const char *base, Py_ssize_t begin) except -1:
         """Makes the row of a ``last message repeated`` that of the line before from the same host, at the time of the repetition."""
         cdef Row said = row[0]
-        cdef Py_ssize_t low = begin - TAIL_BYTES, at, i, length
-        cdef int kind
-        cdef int64_t last = self.last
+        cdef Py_ssize_t low = begin - TAIL_BYTES, place = 0, length = 0
         cdef const char *host = base + said.line + said.text[HOST].start
         cdef Py_ssize_t n = said.text[HOST].length if said.text[HOST].start else 0
         cdef const char *tail = self.tail
-        at = begin
-        while True:
-            i = self.before(base, max(0, low), &at, host, n, &length)
-            if i < 0:
+        cdef int kind = self.latest(row, &said, base, max(0, low), begin, host, n, &place, &length)
+        if kind > OTHER and kind != N_KINDS:
+            row.line = <uint32_t> place
+        elif kind == N_KINDS and low < 0 and self.tail:
+            kind = self.latest(row, &said, tail, max(0, len(self.tail) + low), len(self.tail), host, n, &place, &length)
+            if kind > OTHER and kind != N_KINDS:
+                self.append_line(batch, place, length)
+        if kind == N_KINDS:
+            row[0] = said
+            return OTHER
+        return kind
+
+    cdef int latest(self, Row *row, Row *said, const char *base, Py_ssize_t low, Py_ssize_t at, const char *host, Py_ssize_t n,
+                    Py_ssize_t *place, Py_ssize_t *length) except -1:
+        """Reads the latest line of a host in [low, at) that says something of its own; its kind, N_KINDS if there is none."""
+        cdef int64_t last = self.last
+        cdef int kind = N_KINDS
+        while kind == N_KINDS:
+            place[0] = self.before(base, low, &at, host, n, length)
+            if place[0] < 0:
                 break
-            kind = self.again(row, &said, base + i, length, last)
-            if kind == OTHER:
-                return kind
-            if kind != N_KINDS:
-                row.line = <uint32_t> i
-                return kind
-        if low < 0 and self.tail:
-            at = len(self.tail)
-            low = max(0, at + low)
-            while True:
-                i = self.before(tail, low, &at, host, n, &length)
-                if i < 0:
-                    break
-                kind = self.again(row, &said, tail + i, length, last)
-                if kind == OTHER:
-                    return kind
-                if kind != N_KINDS:
-                    self.append_line(batch, i, length)
-                    return kind
-        row[0] = said
-        return OTHER
+            kind = self.again(row, said, base + place[0], length[0], last)
+        return kind
 
     cdef int append_line(self, EventBatch batch, Py_ssize_t at, Py_ssize_t length) except -1:
         """Keeps a line of the tail for the row that has its texts."""
