@@ -166,6 +166,7 @@ class Config(_Section):
     state: Text = Field(default=DEFAULT_STATE, description="directory of the state database")
     listen: Annotated[str, BeforeValidator(_listen)] = Field(default=DEFAULT_LISTEN, description="HOST:PORT of metrics and status")
     rules: Texts = Field(default=(), description="rule files or directories; none: the default rules")
+    replies: Texts = Field(default=(), description="reply rules (files or directories) that go before the product's own")
     timezone: Annotated[str, BeforeValidator(_timezone)] | None = Field(default=None, description="zone of a log that writes none")
     year: Annotated[int, Field(ge=1970, le=9998)] | None = Field(default=None, description="year of a log that writes none")
     networks: Annotated[tuple[Network, ...], BeforeValidator(_one_or_many)] = Field(
@@ -198,6 +199,7 @@ class Config(_Section):
         enforce: bool = False,
         listen: str | None = None,
         rules: Sequence[str] = (),
+        replies: Sequence[str] = (),
         timezone: str | None = None,
         year: int | None = None,
     ) -> Self:
@@ -207,7 +209,8 @@ class Config(_Section):
         if database is None and enforce:
             raise UserError("--enforce: locking needs --database URL (and --preset NAME)")
         given: dict[str, Any] = {"log": list(log), "policy": {"mode": "enforce" if enforce else "observe"}}
-        optional = {"state": state, "listen": listen, "timezone": timezone, "year": year, "rules": list(rules) or None}
+        optional: dict[str, Any] = {"state": state, "listen": listen, "timezone": timezone, "year": year}
+        optional |= {"rules": list(rules) or None, "replies": list(replies) or None}
         given |= {key: value for key, value in optional.items() if value is not None}
         if database is not None:
             given["database"] = {"url": database, "preset": preset or "generic"}

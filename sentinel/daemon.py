@@ -23,6 +23,7 @@ from typing import Any
 import sentinel
 from sentinel.config import Config
 from sentinel.detect.detection import Detection
+from sentinel.detect.replies import ReplyClassifier
 from sentinel.detect.senders import Logins
 from sentinel.errors import UserError
 from sentinel.observe.metrics import Metrics
@@ -33,13 +34,14 @@ from sentinel.respond.responder import Responder, list_locks
 from sentinel.source.follow import Follower
 from sentinel.source.position import Position
 from sentinel.state import State
-from sentinel.wiring import engine_of, locker_of, logins_of
+from sentinel.wiring import ReplyFiles, engine_of, locker_of, logins_of
 
 _READ_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 5.0
 _CHECKPOINT_SHARE = 20
 """A checkpoint that took long is not made again before that many times as long has passed."""
 _DATABASE_CHECK_SECONDS = 15.0
+_REPLIES_CHECK_SECONDS = 2.0
 _CAUGHT_UP_BYTES = 1 << 16
 _LONG_STOP_SECONDS = 120 * 86_400
 """After a longer stop the last line read says nothing about the year of the next one."""
@@ -70,6 +72,7 @@ class Daemon:
         self._checkpoint_due = 0.0
         self._dirty = False
         self._new_logins: Logins | None = None
+        self._new_replies: ReplyClassifier | None = None
         self._database = _Check("the database that accounts are locked in has not been asked yet" if config.database else "")
 
     def stop(self) -> None:
@@ -85,6 +88,7 @@ class Daemon:
         )
         if "-" in self.config.log:
             raise UserError("run follows files; standard input ends and can't be followed: use replay -")
+        self._reply_files = ReplyFiles(self.config.replies)
         engine = engine_of(self.config, newest=int(self._now()))
         locker = locker_of(self.config)
         try:
@@ -114,7 +118,7 @@ class Daemon:
             host, port = self.config.listen_address
             with Server(status, metrics, host, port, version=sentinel.__version__) as server, _Signals(self.stop):
                 responder.start()
-                for work in (lambda: self._check_database(locker), self._refresh_logins):
+                for work in (lambda: self._check_database(locker), self._refresh_logins, self._refresh_replies):
                     threading.Thread(target=work, name="sentinel-look", daemon=True).start()
                 _log.info(
                     "sentinel %s follows %s; %s mode; status at %s",
@@ -164,6 +168,10 @@ class Daemon:
             if self._new_logins is not None:
                 engine.use_logins(self._new_logins)
                 self._new_logins = None
+            if self._new_replies is not None:
+                engine.use_replies(self._new_replies)
+                self._new_replies = None
+                _log.info("the reply rules have changed and hold from now on")
             found: list[Detection] = []
             if chunks:
                 engine.written_until(int(self._now()))
@@ -249,6 +257,15 @@ class Daemon:
                 self._new_logins = logins_of(settings)
             except UserError as error:
                 _log.warning("%s; going on with the map read before", error)
+
+    def _refresh_replies(self) -> None:
+        """Reads the reply rules anew when one of their files has changed; the loop takes them over."""
+        while not self._stopping.wait(_REPLIES_CHECK_SECONDS):
+            if self._reply_files.changed():
+                try:
+                    self._new_replies = self._reply_files.load()
+                except UserError as error:
+                    _log.warning("%s; going on with the reply rules read before", error)
 
 
 class _Signals:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sentinel.detect.engine import Engine
+from sentinel.detect.replies import ReplyClassifier, default_replies_path, load_replies
 from sentinel.detect.rules import load_rules
 from sentinel.detect.senders import Logins
 from sentinel.errors import UserError
+from sentinel.marked import files
+from sentinel.resources import resource
 from sentinel.zones import zone
 
 if TYPE_CHECKING:
@@ -20,6 +25,7 @@ def engine_of(
     config: Config,
     *,
     rules: Sequence[str] = (),
+    replies: Sequence[str] = (),
     year: int | None = None,
     timezone: str | None = None,
     newest: int | None = None,
@@ -29,10 +35,44 @@ def engine_of(
         load_rules(rules or config.rules or None),
         networks=config.networks,
         logins=logins_of(config.logins),
+        replies=load_replies(replies or config.replies),
         timezone=zone(timezone or config.timezone),
         year=year or config.year,
         newest=newest,
     )
+
+
+class ReplyFiles:
+    """The files that the knowledge of remote replies comes from, to notice when one of them changes."""
+
+    def __init__(self, own: Sequence[str]) -> None:
+        self._own = tuple(own)
+        self._seen = self._stamps()
+
+    def changed(self) -> bool:
+        """Whether a file has come, gone or changed since the last call."""
+        before, self._seen = self._seen, self._stamps()
+        return before != self._seen
+
+    def load(self) -> ReplyClassifier:
+        """The knowledge anew. UserError for what is not right in it."""
+        return load_replies(self._own)
+
+    def _stamps(self) -> dict[str, tuple[int, int, int] | None]:
+        paths: list[str | Path] = [
+            *self._own,
+            default_replies_path(),
+            resource("rules", "providers.yaml"),
+            resource("rules", "dnsbls.yaml"),
+        ]
+        out: dict[str, tuple[int, int, int] | None] = {}
+        for path in files(paths):
+            try:
+                status = os.stat(path)
+                out[str(path)] = status.st_ino, status.st_size, status.st_mtime_ns
+            except OSError:
+                out[str(path)] = None
+        return out
 
 
 def locker_of(config: Config | None) -> AccountLocker | None:

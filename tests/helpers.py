@@ -7,7 +7,7 @@ from typing import Any
 
 from sentinel.detect.detection import Detection
 from sentinel.detect.engine import Engine
-from sentinel.detect.replies import load_providers, load_replies
+from sentinel.detect.replies import load_replies
 from sentinel.detect.rules import RuleSet, load_rules
 
 STAMP = b"Oct 24 06:18:01 mx "
@@ -17,9 +17,9 @@ _KNOWLEDGE: dict[str, Any] = {}
 
 
 def make_engine(rules: Any = None, **options: Any) -> Engine:
-    """An engine; what it knows of replies and providers is read once for all tests."""
+    """An engine; what it knows of remote replies is read once for all tests."""
     if not _KNOWLEDGE:
-        _KNOWLEDGE.update(replies=load_replies(), providers=load_providers())
+        _KNOWLEDGE.update(replies=load_replies())
     return Engine(rules, **{**_KNOWLEDGE, **options})
 
 

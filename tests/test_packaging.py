@@ -40,7 +40,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_rules_and_alerts_and_no_sources_of_c(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"sentinel/_rules/default.yaml", "sentinel/_rules/replies.yaml", "sentinel/_rules/providers.yaml"} <= set(names)
+    assert {
+        "sentinel/_rules/default.yaml",
+        "sentinel/_rules/replies/50-general.yaml",
+        "sentinel/_rules/providers.yaml",
+        "sentinel/_rules/dnsbls.yaml",
+    } <= set(names)
     assert {"sentinel/_rules/presets/generic.yaml", "sentinel/_rules/presets/extmail.yaml"} <= set(names)
     assert {"sentinel/_dashboards/prometheus/alerts.yaml", "sentinel/py.typed"} <= set(names)
     assert sum(name.endswith(".so") for name in names) == 4

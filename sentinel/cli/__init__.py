@@ -35,6 +35,12 @@ def _log_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timezone", metavar="TZ", help="zone of stamps without one, like Europe/Berlin (default: this machine's)")
 
 
+def _replies_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--replies", action="append", default=[], metavar="PATH", help="reply rules (file or folder) that go before the product's own"
+    )
+
+
 def _year(text: str) -> int:
     if not text.isdigit() or not 1970 <= int(text) <= 9998:
         raise argparse.ArgumentTypeError(f"a year is a number like 2026, not {text!r}")
@@ -57,6 +63,7 @@ def _run_options(run: argparse.ArgumentParser) -> None:
     run.add_argument("--enforce", action="store_true", help="really lock; without it locks are only written to the journal")
     run.add_argument("--listen", metavar="HOST:PORT", help="metrics and status page (default: 127.0.0.1:9154)")
     run.add_argument("--rules", action="append", default=[], metavar="PATH", help="rules file or folder instead of the default rules")
+    _replies_option(run)
     run.add_argument("--from-start", action="store_true", help="read a log without a checkpoint from its beginning, not from its end")
     _log_options(run)
 
@@ -69,6 +76,7 @@ def _replay_options(replay: argparse.ArgumentParser) -> None:
         "--fail-on", choices=("info", "warning", "critical"), metavar="SEVERITY", help="exit with 1 if a detection is as severe"
     )
     replay.add_argument("--config", metavar="FILE", help="take rules, networks and logins from a configuration file")
+    _replies_option(replay)
     _log_options(replay)
 
 
@@ -76,17 +84,37 @@ def _parse_options(parse: argparse.ArgumentParser) -> None:
     parse.add_argument("files", nargs="+", metavar="FILE", help="logs, also .gz .xz .zst .bz2; - is standard input")
     parse.add_argument("--format", choices=("jsonl", "csv", "parquet"), default="jsonl", help="default: jsonl; parquet needs pyarrow")
     parse.add_argument("--dialect", choices=("auto", "postfix", "sendmail", "exim", "qmail"), default="auto", help="default: auto")
-    parse.add_argument("--attributed", action="store_true", help="with the origin's account, client and sender on every row")
+    parse.add_argument(
+        "--attributed", action="store_true", help="with the origin's account, client and sender on every row, and what refusals mean"
+    )
     parse.add_argument("--all", action="store_true", help="also lines that mean nothing (other) and that are not mail (unparsed)")
     parse.add_argument("--out", metavar="FILE", help="write there and not to standard output")
     _log_options(parse)
+
+
+def _classify_options(classify: argparse.ArgumentParser) -> None:
+    classify.add_argument("file", metavar="FILE", help="remote replies, one a line, bare or as Postfix logs them; - is standard input")
+    classify.add_argument("--host", metavar="NAME", help="who answered, where the lines do not say it: the provider is told by it")
+    _replies_option(classify)
+
+
+def _doctor_options(doctor: argparse.ArgumentParser) -> None:
+    doctor.add_argument(
+        "--blocks", nargs="+", required=True, metavar="FILE", help="logs: who blocks this server, since when, and how to get off"
+    )
+    doctor.add_argument("--format", choices=("table", "jsonl"), default="table", help="default: table")
+    doctor.add_argument("--rules", action="append", default=[], metavar="PATH", help="rules file or folder instead of the default rules")
+    _replies_option(doctor)
+    _log_options(doctor)
 
 
 def _rules_options(rules: argparse.ArgumentParser) -> None:
     commands = rules.add_subparsers(dest="rules_command", metavar="check|test", required=True, parser_class=_Parser)
     for name, text in (("check", "validate rules"), ("test", "run the tests that rules carry")):
         command = commands.add_parser(name, help=text)
-        command.add_argument("paths", nargs="*", metavar="PATH", help="rules files or folders (default: the product's own)")
+        command.add_argument(
+            "paths", nargs="*", metavar="PATH", help="files or folders of rules or reply rules (default: the product's own)"
+        )
 
 
 def _locks_options(locks: argparse.ArgumentParser) -> None:
@@ -117,6 +145,8 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "run": ("the daemon: follow logs, detect, export metrics, respond", _run_options),
     "replay": ("the same on finished logs", _replay_options),
     "parse": ("the event table", _parse_options),
+    "classify": ("what remote servers' replies mean", _classify_options),
+    "doctor": ("who blocks this server, and how to get off", _doctor_options),
     "rules": ("check rules, run their tests", _rules_options),
     "locks": ("the lock journal, and doing or undoing one by hand", _locks_options),
     "config": ("check a configuration file", _config_options),

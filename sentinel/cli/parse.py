@@ -14,7 +14,7 @@ from sentinel.cli import EXIT_OK
 from sentinel.cli.replay import progress
 from sentinel.cli.unread import Unread
 from sentinel.detect.detection import format_time
-from sentinel.detect.engine import Engine
+from sentinel.detect.engine import REPLY_COLUMNS, Engine
 from sentinel.errors import UserError
 from sentinel.maillog.fields import COLUMNS
 from sentinel.replaying import Merge
@@ -27,7 +27,8 @@ def main(arguments: argparse.Namespace) -> int:
     with progress(arguments.files) as report:
         merge = Merge(engine, arguments.files, report)
         rows = _rows(merge, arguments.attributed, unread)
-        columns = (*COLUMNS, "line") if arguments.all else COLUMNS
+        columns: tuple[str, ...] = (*COLUMNS, *REPLY_COLUMNS) if arguments.attributed else COLUMNS
+        columns = (*columns, "line") if arguments.all else columns
         # A log that is not there is told before an old output is overwritten.
         first = next(rows, None)
         rows = iter(()) if first is None else itertools.chain((first,), rows)
@@ -63,6 +64,8 @@ def _rows(merge: Merge, attributed: bool, unread: Unread) -> Iterator[dict[str, 
                 unread.add(batch.line(i))
             elif batch.unknown(i):
                 unread.add(batch.line(i))
+            if attributed and row.get("reply_code", 0) >= 400:
+                row.update(merge.engine.explain(row))
             yield row
 
 

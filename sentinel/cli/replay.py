@@ -13,8 +13,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from sentinel.cli import EXIT_FOUND, EXIT_OK
+from sentinel.detect.blocks import words
 from sentinel.detect.detection import LOCK_AT, MEMORY_SECONDS, Detection, format_time
 from sentinel.detect.engine import Engine
+from sentinel.detect.replies import load_replies
 from sentinel.detect.rules import SEVERITIES, load_rules
 from sentinel.replaying import Merge, detections
 from sentinel.respond.policy import Policy, protecting_pattern
@@ -66,8 +68,9 @@ def make_engine(arguments: argparse.Namespace, config: Config | None) -> Engine:
     if config:
         from sentinel.wiring import engine_of
 
-        return engine_of(config, rules=arguments.rules, year=arguments.year, timezone=arguments.timezone)
-    return Engine(load_rules(arguments.rules or None), timezone=zone(arguments.timezone), year=arguments.year)
+        return engine_of(config, rules=arguments.rules, replies=arguments.replies, year=arguments.year, timezone=arguments.timezone)
+    replies = load_replies(arguments.replies) if arguments.replies else None
+    return Engine(load_rules(arguments.rules or None), replies=replies, timezone=zone(arguments.timezone), year=arguments.year)
 
 
 def _score(policy: Policy, totals: dict[str, tuple[float, Detection]], detection: Detection) -> None:
@@ -101,6 +104,11 @@ def describe(detection: Detection) -> str:
     """The subject and the measure in a few words."""
     who = ", ".join(detection.subject.values())
     text = f"{who}: {detection.measure} {detection.value:g} in {_span(detection.window)}"
+    if detection.measure == "episode":
+        return f"{who}: over after {_span(round(detection.value, -1) if detection.value < 600 else round(detection.value / 60) * 60)}"
+    if detection.related.get("replies"):
+        accounts = ", ".join(detection.related.get("accounts", [])[:3])
+        return f'{who}: "{words(detection.related["replies"][0])}"' + (f", earned by {accounts}" if accounts else "")
     used = {
         "client_ips": "from",
         "providers": "answered by",
@@ -145,6 +153,11 @@ def _summary(engine: Engine, merge: Merge, policy: Policy, totals: dict[str, tup
     out += [f"{what}: {counters[name]:,}" for name, what in facts.items() if counters[name]]
     for path in merge.ahead:
         out.append(f"{plain(path)}: its dates run past the time when it was last written; give the year of its first line with --year")
+    for _, who, since, _ in engine.lasting():
+        on = f" on the list {who['dnsbl']}" if who.get("dnsbl") else ""
+        out.append(
+            plain(f"blocked {who.get('blocked_ip', '')} by {who.get('provider', '')}{on} since {format_time(since)}".replace("  ", " "))
+        )
     lock_at = policy.settings.lock_at
     culprits = sorted(((total, account, d) for account, (total, d) in totals.items() if total >= lock_at), key=lambda c: c[2].time)
     for total, account, detection in culprits:

@@ -9,7 +9,7 @@ from sentinel.config import Config, load_config
 from sentinel.daemon import Daemon
 from sentinel.errors import UserError
 
-_OF_THE_FILE = ("log", "state", "database", "preset", "enforce", "listen", "rules", "timezone", "year")
+_OF_THE_FILE = ("log", "state", "database", "preset", "enforce", "listen", "rules", "replies", "timezone", "year")
 
 
 def main(arguments: argparse.Namespace) -> int:

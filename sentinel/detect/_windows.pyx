@@ -6,7 +6,8 @@ latest time of each item) or ``ratio``. A row that syslog has folded (``repeat``
 were joined in the wrong order): the watermark follows and the windows begin anew.
 
 A rule fires when the measure is at or above its threshold and the key is not in an episode already; the episode is over when the
-measure, without the new event, is below the release level; the next one is reported ``cooldown`` after the last at the earliest.
+measure, without the new event, is below the release level; the next one is reported ``cooldown`` after the last at the earliest. An episode
+of a rule with ``until`` lasts, however long, until an event of that kind comes from the same server and the same answering host's provider.
 
 Limits, each with a count of evictions: keys a rule (the one not seen for longest goes), events a key (the oldest goes: the measure is then
 too small, never too large), evidence lines in all (the key that began first goes).
@@ -14,7 +15,7 @@ too small, never too large), evidence lines in all (the key that began first goe
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
@@ -23,6 +24,8 @@ from sentinel.maillog._scan cimport (CLIENT_IP, DELIVERY, EventBatch, HOST, N_KI
     status_word, text_of)
 from sentinel.maillog._symbols cimport ABSENT, Symbols, sentinel_hash
 from sentinel.track._join cimport Networks, Tracker
+
+from sentinel.maillog.fields import DIALECTS, SERVICES
 
 cdef int64_t NO_TIME = -(1 << 62)
 cdef int64_t LATENESS = 60 * 1000000
@@ -35,6 +38,10 @@ cdef enum:
     EVIDENCE_BYTES = 2560
     # Lines of a key that wait for a crossing: what "related" is drawn from.
     KEPT = 64
+    REPLY_BYTES = 4096
+    MAX_VERDICTS = 20000
+    # Episodes of one server and one answerer that last until mail passes again: a hostile host may name a new address in each reply.
+    MAX_LASTING = 16
 
 # Fields beyond the row's texts, for conditions, keys and distinct().
 cdef enum:
@@ -45,6 +52,11 @@ cdef enum:
     F_SIZE
     F_NRCPT
     F_REPLY_CODE
+    F_REPLY_CONFIDENCE
+    F_REPLY_SUB
+    F_DNSBL
+    F_BLOCKED_IP
+    F_SUSPENDED
 
 # What of a message is kept beside its line: what "related" is drawn from.
 cdef enum:
@@ -73,6 +85,11 @@ FIELD_NUMBERS = {
     "size": F_SIZE,
     "nrcpt": F_NRCPT,
     "reply_code": F_REPLY_CODE,
+    "reply_confidence": F_REPLY_CONFIDENCE,
+    "reply_sub": F_REPLY_SUB,
+    "dnsbl": F_DNSBL,
+    "blocked_ip": F_BLOCKED_IP,
+    "suspended": F_SUSPENDED,
 }
 CONDITIONS = {"present": C_PRESENT, "like": C_LIKE, "mask": C_MASK, "range": C_RANGE}
 MEASURES = {"count": M_COUNT, "sum": M_SUM, "distinct": M_DISTINCT, "ratio": M_RATIO}
@@ -107,8 +124,10 @@ cdef struct Key:
     uint8_t warm        # has evidence
 
 cdef struct Rule:
-    uint32_t kinds, then
+    uint32_t kinds, then, until
     int32_t where, n_where
+    int32_t until_where, n_until_where
+    int64_t quiet       # an episode with "until" ends when mail passes and this long nothing has been refused
     int32_t then_where, n_then_where
     int32_t of, n_of
     int32_t by[4]
@@ -124,9 +143,18 @@ cdef struct Rule:
     # running
     Key *keys
     int32_t room, top, free_list, oldest, newest, size
+    # The key of the row before, where keys depend on server, answering host and reply alone.
+    uint8_t by_reply
+    int64_t last_said, last_provider
+    int32_t last_host, last_symbol
     int64_t evicted_keys, evicted_entries
     int64_t look_at     # before then the key that was seen longest ago can't be let go
     int32_t active
+
+
+cdef struct SaidText:
+    const char *text
+    Py_ssize_t length
 
 
 cdef struct Slot:
@@ -275,6 +303,280 @@ cdef void fill_signs() noexcept:
 fill_signs()
 
 
+cdef enum:
+    MAX_LITERALS = 8
+
+cdef struct Literal:
+    # An address in a reply: where it stood in the shape, and where in the reply.
+    int32_t place, start, length
+
+
+cdef inline bint is_word(char c) noexcept:
+    return SIGNS[<uint8_t> c] & (DIGIT | LOWER | UPPER) != 0 or c == 95
+
+
+cdef Py_ssize_t ipv4_length(const char *p, Py_ssize_t i, Py_ssize_t n) noexcept:
+    """How long the dotted quad at i is; 0 if none stands there."""
+    cdef Py_ssize_t start = i, digits
+    cdef int part, k
+    for k in range(4):
+        digits = part = 0
+        while i < n and digits < 4 and SIGNS[<uint8_t> p[i]] == DIGIT:
+            part = part * 10 + p[i] - 48
+            i += 1
+            digits += 1
+        if digits == 0 or digits > 3 or part > 255:
+            return 0
+        if k < 3:
+            if i >= n or p[i] != 46:
+                return 0
+            i += 1
+    # A host's name goes on: 1.2.3.4.example.net; a sentence ends: 1.2.3.4.
+    if i < n and (is_word(p[i]) or p[i] == 64 or p[i] == 46 and i + 1 < n and is_word(p[i + 1])):
+        return 0
+    return i - start
+
+
+cdef Py_ssize_t ipv6_length(const char *p, Py_ssize_t i, Py_ssize_t n) noexcept:
+    """How long what looks like an IPv6 address at i is: eight groups, or some and "::"; 0 if none stands there."""
+    cdef Py_ssize_t start = i
+    cdef int colons = 0, doubled = 0
+    while i < n and i - start < 46 and (SIGNS[<uint8_t> p[i]] == DIGIT or p[i] == 58 or p[i] == 46 or 97 <= (p[i] | 32) <= 102):
+        if p[i] == 58:
+            colons += 1
+            doubled |= p[i - 1] == 58
+        i += 1
+    while i > start and (p[i - 1] == 46 or p[i - 1] == 58 and (i < start + 2 or p[i - 2] != 58)):
+        colons -= p[i - 1] == 58
+        i -= 1
+    if colons < 2 or colons > 7 or not (doubled or colons == 7) or i < n and (is_word(p[i]) or p[i] == 64):
+        return 0
+    return i - start
+
+
+cdef Py_ssize_t stamp_length(const char *p, Py_ssize_t i, Py_ssize_t n) noexcept:
+    """How long the time at i is, like 2026-11-22T02:00:33.123Z; 0 if none stands there."""
+    cdef Py_ssize_t start = i, k
+    if n - i < 12 or p[i + 4] != 45 or p[i + 7] != 45 or p[i + 10] != 84:
+        return 0
+    for k in range(10):
+        if k != 4 and k != 7 and SIGNS[<uint8_t> p[i + k]] != DIGIT:
+            return 0
+    i += 11
+    while i < n and (SIGNS[<uint8_t> p[i]] == DIGIT or p[i] == 58 or p[i] == 46 or p[i] == 90 or p[i] == 43 or p[i] == 45):
+        i += 1
+    return i - start
+
+
+cdef Py_ssize_t domain_of(const char *p, Py_ssize_t start, Py_ssize_t end) noexcept:
+    """Where the last two labels of a host's name begin, with the dot before them; ``end`` for what is no such name."""
+    cdef Py_ssize_t i = end
+    cdef int dots = 0
+    while i > start and dots < 2:
+        i -= 1
+        if p[i] == 46:
+            dots += 1
+        elif SIGNS[<uint8_t> p[i]] & (LOWER | UPPER) == 0 and (dots == 0 or SIGNS[<uint8_t> p[i]] != DIGIT):
+            return end
+    return i if dots == 2 and p[end - 1] != 46 and end - i < 32 else end
+
+
+cdef Py_ssize_t client_in(const char *p, Py_ssize_t i, Py_ssize_t n, Py_ssize_t *length) noexcept:
+    """In ``<name[address]>``, as Postfix names a client: where the address is; 0 where there is none. ``i`` is at the ``<``."""
+    cdef Py_ssize_t stop = min(n, i + 300)
+    i += 1
+    while i < stop and p[i] != 62 and p[i] != 91:
+        i += 1
+    if i + 1 >= stop or p[i] != 91:
+        return 0
+    length[0] = ipv4_length(p, i + 1, n)
+    if length[0] == 0:
+        length[0] = ipv6_length(p, i + 1, n)
+    return i + 1 if length[0] and i + 1 + length[0] < n and p[i + 1 + length[0]] == 93 else 0
+
+
+cdef enum:
+    # A reply of each kind is remembered as a whole, so that of the next one only what differs is looked at.
+    MAX_TEMPLATES = 512
+    TEMPLATE_BYTES = 1024
+    MAX_SPACES = 255
+    # A longer reply mostly bears an identifier of the message: it never comes again, and hashing it would be for nothing.
+    SHORT_REPLY = 224
+
+cdef struct Space:
+    # A blank outside of angle brackets: where it is, and where the shape goes on after it. What comes before it does not reach beyond it.
+    uint16_t at, after
+
+cdef struct Template:
+    uint64_t key
+    int32_t length, shape_length
+    int n_literals, n_spaces
+    int64_t said
+    Literal literals[8]
+    Space spaces[255]
+    char text[1024]
+    char shape[1032]
+
+
+cdef Py_ssize_t common(const char *a, const char *b, Py_ssize_t n) noexcept:
+    """How many bytes two texts of at least n bytes have in common at their beginning."""
+    cdef Py_ssize_t i = 0
+    cdef uint64_t x = 0, y = 0
+    while i + 8 <= n:
+        memcpy(&x, a + i, 8)
+        memcpy(&y, b + i, 8)
+        if x != y:
+            break
+        i += 8
+    while i < n and a[i] == b[i]:
+        i += 1
+    return i
+
+
+cdef Py_ssize_t common_end(const char *a, const char *b, Py_ssize_t n) noexcept:
+    """The same of n bytes before these places."""
+    cdef Py_ssize_t i = 0
+    cdef uint64_t x = 0, y = 0
+    while i + 8 <= n:
+        memcpy(&x, a - i - 8, 8)
+        memcpy(&y, b - i - 8, 8)
+        if x != y:
+            break
+        i += 8
+    while i < n and a[-i - 1] == b[-i - 1]:
+        i += 1
+    return i
+
+
+cdef Py_ssize_t write_shape(const char *p, Py_ssize_t n, char *out, Literal *literals, int *n_literals,
+        Py_ssize_t i=0, Py_ssize_t at=0, Space *spaces=NULL, int *n_spaces=NULL, bint *ended=NULL) noexcept:
+    """Writes a reply's shape, at most n + 1 bytes, and where in it the addresses stood; its length.
+
+    ``i`` and ``at``: goes on at this byte of the reply and this one of the shape, after a blank of ``spaces``. ``ended``: whether
+    nothing of what was decided depends on what follows the n bytes, if they end in a blank.
+
+    What differs between two messages becomes ``#``: addresses, times, identifiers. Codes and the names of lists, which decide, have fewer
+    digits and stay. What stands in angle brackets goes, unless it is a URL or an IP address.
+    """
+    cdef Py_ssize_t start, digits, length, mixed, joints, k
+    cdef char *to = out + at
+    cdef char *before = NULL     # the token before a hyphen, if it may be part of an identifier
+    cdef uint8_t sign, all_signs, last_sign
+    cdef bint bracket = False    # what was decided at its "<" may depend on what follows
+    while i < n:
+        sign = SIGNS[<uint8_t> p[i]]
+        if sign == 0:
+            to[0] = p[i]
+            to += 1
+            if p[i] == 60:
+                k = i + 1
+                while k < n and p[k] == 32:
+                    k += 1
+                length = ipv4_length(p, k, n)
+                if length == 0:
+                    length = ipv6_length(p, k, n)
+                if length == 0 and not (k + 4 <= n and memcmp(p + k, b"http", 4) == 0):
+                    # An address or an identifier of this one message.
+                    k = client_in(p, i, n, &length)
+                    if k and n_literals[0] < MAX_LITERALS:
+                        to[0] = 91
+                        to[1] = 35
+                        to[2] = 93
+                        literals[n_literals[0]].place = <int32_t> (to + 1 - out)
+                        literals[n_literals[0]].start = <int32_t> k
+                        literals[n_literals[0]].length = <int32_t> length
+                        n_literals[0] += 1
+                        to += 3
+                    while i < n and p[i] != 62:
+                        i += 1
+                    bracket = i == n
+                    to[0] = 62
+                    to += 1
+                else:
+                    bracket = True
+            elif p[i] == 62:
+                bracket = False
+            elif p[i] == 32 and spaces != NULL and not bracket and n_spaces[0] < MAX_SPACES:
+                spaces[n_spaces[0]].at = <uint16_t> i
+                spaces[n_spaces[0]].after = <uint16_t> (to - out)
+                n_spaces[0] += 1
+            if i >= n or p[i] != 45 or i == 0 or p[i - 1] == 45:
+                before = NULL
+            i += 1
+            continue
+        start = i
+        length = 0
+        if i == 0 or not is_word(p[i - 1]):
+            if sign == DIGIT:
+                length = ipv4_length(p, i, n)
+                k = stamp_length(p, i, n)
+                if k:
+                    to[0] = 35
+                    to += 1
+                    before = NULL
+                    i += k
+                    continue
+            if length == 0 and (sign == DIGIT or 97 <= (p[i] | 32) <= 102):
+                length = ipv6_length(p, i, n)
+        if length:
+            if n_literals[0] < MAX_LITERALS:
+                literals[n_literals[0]].place = <int32_t> (to - out)
+                literals[n_literals[0]].start = <int32_t> start
+                literals[n_literals[0]].length = <int32_t> length
+                n_literals[0] += 1
+            to[0] = 35
+            to += 1
+            before = NULL
+            i += length
+            continue
+        digits = mixed = joints = 0
+        all_signs = last_sign = 0
+        while sign:
+            all_signs |= sign
+            i += 1
+            sign = SIGNS[<uint8_t> p[i]] if i < n else 0
+        length = i - start
+        # Most tokens are words, of which nothing is counted.
+        if all_signs & (DIGIT | JOINT) or all_signs == LOWER | UPPER:
+            for k in range(start, i):
+                sign = SIGNS[<uint8_t> p[k]]
+                digits += sign == DIGIT
+                joints += sign == JOINT
+                mixed += sign == UPPER and last_sign == LOWER
+                last_sign = sign
+        if digits > 6 or all_signs & AT or (joints == 0 and (length >= 10 and mixed > 1 or length >= 12 and digits)) or (
+                joints and length >= 14 and digits > 1):
+            # So does what such an identifier begins with: Google's "d9443c01a7336-22902a1b3c4d5e6f".
+            if before != NULL:
+                to = before
+            to[0] = 35
+            to += 1
+            before = NULL
+            if joints > 1 and not all_signs & AT:
+                # Of a host's name the domain stays.
+                k = domain_of(p, start, i)
+                memcpy(to, p + k, i - k)
+                to += i - k
+        else:
+            memcpy(to, p + start, length)
+            before = to if length >= 8 or all_signs == DIGIT | LOWER else NULL
+            to += length
+    if ended != NULL:
+        ended[0] = not bracket
+    return to - out
+
+
+def shape_of(bytes reply not None):
+    """``(shape, [(place in the shape, address), ...])`` of a reply."""
+    cdef Literal literals[MAX_LITERALS]
+    cdef int n = 0, k
+    cdef Py_ssize_t length
+    cdef bytearray out = bytearray(2 * len(reply) + 2)
+    cdef const char *p = reply
+    length = write_shape(p, len(reply), <char *> out, literals, &n)
+    return bytes(out[:length]), [(literals[k].place, reply[literals[k].start:literals[k].start + literals[k].length]) for k in range(n)]
+
+
 cdef inline char lower(char c) noexcept:
     return c + 32 if 65 <= c <= 90 else c
 
@@ -348,15 +650,16 @@ cdef bint like(const char *text, Py_ssize_t n, Pattern *pattern) noexcept:
 
 @cython.final
 cdef class Windows:
-    """All rules over one stream. ``knowledge`` answers what a row can't: ``classify(reply)``, ``provider(host)``, ``owns(login, sender)``; and is told
-    by ``fire(rule, time, value, subject, lines, key)`` when a rule fires.
+    """All rules over one stream. ``knowledge`` answers what a row can't: ``said(shape, addresses)``, ``provider(host)``,
+    ``owns(login, sender)``; and is told by ``fire(rule, time, value, subject, lines, key, reply)`` when a rule fires and by
+    ``ended(rule, time, fired, lines, key)`` when an episode with ``until`` is over.
 
     Rules come compiled, as dicts of numbers (``rules.py``: ``Rule.compiled``).
     """
 
     cdef Symbols symbols
     cdef Networks networks
-    cdef object classify, provider_of, owns, fire
+    cdef object ask_said, provider_of, owns, fire, ended
     cdef bint by_domain     # a sender in the login's own domain is its own, without asking
     cdef Rule *rules
     cdef int32_t n_rules
@@ -379,14 +682,27 @@ cdef class Windows:
     cdef IntMap provider_symbols     # place -> text number
     cdef list provider_texts
     cdef dict provider_places
-    cdef dict class_memo, known_providers
-    cdef IntMap reply_memo           # hash of a reply -> its class
+    cdef dict known_providers
+    cdef IntMap reply_memo           # hash of a reply -> what it says
+    cdef Template *templates         # a reply of each kind
+    cdef uint64_t template_key       # of the reply at hand
+    cdef dict said_memo              # shape and addresses -> what it says
+    cdef list verdicts               # (list, blocked address, sub-reason, provider) as texts
+    cdef int64_t repeats[32][256]    # as replies, of deliveries that were not tried
+    cdef int own_number, own_class, unread
+    cdef uint64_t foreign_services   # a bit for each service that is another mail server
+    cdef uint8_t gateway[256]        # by a provider's number: its hosts answer for others
+    cdef SaidText *said_texts        # the texts of verdicts, four each
+    cdef uint8_t *said_by            # by place in verdicts: the provider's number that the text tells
+    cdef uint8_t lasting_at[1024]    # by a provider's place
+    cdef dict lasting                # (rule, server and answerer) -> text numbers of the keys whose episodes last until mail passes
     cdef list class_names, provider_names
     # of the row at hand
     cdef EventBatch batch
     cdef Py_ssize_t index
     cdef int64_t row_provider
-    cdef int row_class, row_owned
+    cdef int64_t row_said
+    cdef int row_owned
     cdef char *scratch
     cdef Py_ssize_t scratch_size
 
@@ -396,19 +712,24 @@ cdef class Windows:
         cdef Rule *rule
         self.symbols = symbols
         self.networks = networks
-        self.classify, self.provider_of, self.owns, self.fire = knowledge.classify, knowledge.provider, knowledge.logins.owns, knowledge.fire
+        self.ask_said, self.provider_of, self.owns = knowledge.said, knowledge.provider, knowledge.logins.owns
+        self.fire, self.ended = knowledge.fire, knowledge.ended
         self.by_domain = knowledge.logins.by_domain
         self.class_names = list(class_names)
         self.n_rules = len(compiled)
         if self.n_rules > 64:
             raise ValueError("more than 64 rules")
         self.rules = <Rule *> calloc(max(1, self.n_rules), sizeof(Rule))
-        every = [x for rule_ in compiled for x in (*rule_["where"], *rule_["then_where"], *rule_["of"])]
+        every = [x for rule_ in compiled for x in (*rule_["where"], *rule_["then_where"], *rule_["until_where"], *rule_["of"])]
         self.conditions = <Condition *> calloc(max(1, len(every)), sizeof(Condition))
         self.patterns = <Pattern *> calloc(max(1, sum(len(x["patterns"]) for x in every)), sizeof(Pattern))
         self.scratch_size = 1 << 17
         self.scratch = <char *> malloc(self.scratch_size)
-        if self.rules == NULL or self.conditions == NULL or self.patterns == NULL or self.scratch == NULL:
+        self.templates = <Template *> calloc(MAX_TEMPLATES, sizeof(Template))
+        self.said_by = <uint8_t *> calloc(MAX_VERDICTS + 1, 1)
+        self.said_texts = <SaidText *> calloc(4 * (MAX_VERDICTS + 1), sizeof(SaidText))
+        if (self.rules == NULL or self.conditions == NULL or self.patterns == NULL or self.scratch == NULL
+                or self.templates == NULL or self.said_by == NULL or self.said_texts == NULL):
             raise MemoryError
         self.keep = []
         self.maps = [IntMap() for _ in compiled]
@@ -419,11 +740,18 @@ cdef class Windows:
         self.provider_symbols = IntMap()
         self.provider_texts = []
         self.provider_places = {}
-        self.class_memo = {}
-        self.reply_memo = IntMap()
+        self.lasting = {}
         # Number 0 is everybody else, or nobody.
         self.provider_names = ["", *list(knowledge.providers)[:254]]
         self.known_providers = {name.encode(): i for i, name in enumerate(self.provider_names)}
+        self.own_number = self.known_providers.get(b"self", -1)
+        self.own_class = self.class_names.index("other")
+        self.forget_replies()
+        self.foreign_services = sum([1 << SERVICES.index(name) for name in DIALECTS])
+        for name in knowledge.gateways:
+            self.gateway[<int> self.known_providers.get(name.encode(), 0)] = True
+        # Nor does the text of nobody's host count for less.
+        self.gateway[0] = True
         if len(self.class_names) > 32:
             raise ValueError("more than 32 classes of reply")
         self.now = NO_TIME
@@ -435,11 +763,19 @@ cdef class Windows:
             c = self.add_conditions(spec["where"], c, &p)
             rule.then_where, rule.n_then_where = <int32_t> c, len(spec["then_where"])
             c = self.add_conditions(spec["then_where"], c, &p)
+            rule.until = spec["until"]
+            rule.quiet = spec["quiet"]
+            rule.until_where, rule.n_until_where = <int32_t> c, len(spec["until_where"])
+            c = self.add_conditions(spec["until_where"], c, &p)
             rule.of, rule.n_of = <int32_t> c, len(spec["of"])
             c = self.add_conditions(spec["of"], c, &p)
             rule.n_by = len(spec["by"])
+            rule.by_reply = rule.n_by > 1
+            rule.last_said = -1
             for k in range(rule.n_by):
                 rule.by[k] = spec["by"][k]
+                if rule.by[k] not in (HOST, F_PROVIDER, F_DNSBL, F_BLOCKED_IP, F_REPLY_SUB):
+                    rule.by_reply = False
             rule.n_subject = len(spec["subject"])
             for k in range(rule.n_subject):
                 rule.subject[k] = spec["subject"][k]
@@ -455,10 +791,14 @@ cdef class Windows:
             rule.max_entries = spec["max_entries"]
             rule.free_list = rule.oldest = rule.newest = ABSENT
             rule.look_at = NO_TIME
+        # Silent windows first: what a rule asks them includes the row that makes it fire.
+        for i in sorted(range(self.n_rules), key=lambda number: compiled[number]["threshold"] != float("inf")):
+            rule = &self.rules[i]
             for k in range(N_KINDS):
                 for origin in range(N_ORIGINS):
                     if (rule.kinds >> k & 1 and self.origins(rule.where, rule.n_where) >> origin & 1) or (
-                            rule.then >> k & 1 and self.origins(rule.then_where, rule.n_then_where) >> origin & 1):
+                            rule.then >> k & 1 and self.origins(rule.then_where, rule.n_then_where) >> origin & 1) or (
+                            rule.until >> k & 1 and self.origins(rule.until_where, rule.n_until_where) >> origin & 1):
                         self.by_kind[k][origin][self.by_kind_size[k][origin]] = <int32_t> i
                         self.by_kind_size[k][origin] += 1
 
@@ -508,6 +848,9 @@ cdef class Windows:
         free(self.conditions)
         free(self.patterns)
         free(self.scratch)
+        free(self.templates)
+        free(self.said_by)
+        free(self.said_texts)
 
     # --- what a row says -------------------------------------------------------------------------------------------------------------
 
@@ -532,6 +875,8 @@ cdef class Windows:
                 return n[0] > 0
             elif field == F_UID:
                 return self.decimal(row.number[6], p, n)
+            elif F_REPLY_SUB <= field <= F_BLOCKED_IP:
+                return self.said_text(row, line, 2 if field == F_REPLY_SUB else field - F_DNSBL, p, n)
             if symbol < 0:
                 return False
         elif field == SASL_USERNAME:
@@ -553,6 +898,15 @@ cdef class Windows:
             return False
         p[0] = text_of(row, line, own)
         n[0] = row.text[own].length
+        return True
+
+    cdef bint said_text(self, Row *row, const char *line, int part, const char ** p, Py_ssize_t *n) except -1:
+        cdef int64_t said = self.said(row, line)
+        cdef SaidText *text = &self.said_texts[(said >> 16) * 4 + part]
+        if said == 0 or text.length == 0:
+            return False
+        p[0] = text.text
+        n[0] = text.length
         return True
 
     cdef bint decimal(self, int64_t number, const char **p, Py_ssize_t *n) noexcept:
@@ -605,7 +959,10 @@ cdef class Windows:
         if self.row_provider == -2:
             self.row_provider = ABSENT
             field = PEER_HOST if row.text[PEER_HOST].start else RELAY_HOST
-            if row.text[field].start:
+            if self.own_host(row, line):
+                field = -1
+                self.row_provider = self.remember_provider(b"self")
+            elif row.text[field].start:
                 # A keyed 64-bit hash stands for the host: nobody can find two that share one.
                 key = sentinel_hash(line + row.text[field].start, row.text[field].length, self.symbols.k1, self.symbols.k0) >> 1
                 self.row_provider = self.provider_memo.get(key, -2)
@@ -615,20 +972,46 @@ cdef class Windows:
                         self.provider_symbols = IntMap()
                         self.provider_texts = []
                         self.provider_places = {}
-                    found = self.provider_of((line + row.text[field].start)[:row.text[field].length])
-                    place = self.provider_places.get(found)
-                    if place is None:
-                        place = self.provider_places[found] = len(self.provider_texts)
-                        self.provider_texts.append(found)
-                    self.row_provider = (<int64_t> place << 8) | <int> self.known_providers.get(found, 0)
+                        self.index_lasting()
+                    self.row_provider = self.remember_provider(self.provider_of((line + row.text[field].start)[:row.text[field].length]))
                     self.provider_memo.put(key, self.row_provider)
         return self.row_provider
 
+    cdef int64_t remember_provider(self, bytes name) except -2:
+        place = self.provider_places.get(name)
+        if place is None:
+            place = self.provider_places[name] = len(self.provider_texts)
+            self.provider_texts.append(name)
+        return (<int64_t> place << 8) | <int> self.known_providers.get(name, 0)
+
+    cdef bint own_host(self, Row *row, const char *line) noexcept:
+        """Whether a program on this host answered: over loopback, or a socket that is a file."""
+        cdef int field = PEER_IP if row.text[PEER_IP].start else RELAY_IP
+        cdef const char *p = line + row.text[field].start
+        cdef Py_ssize_t n = row.text[field].length, i
+        if row.text[field].start == 0:
+            return False
+        if n == 9 and memcmp(p, b"127.0.0.1", 9) == 0 or n == 3 and memcmp(p, b"::1", 3) == 0:
+            return True
+        # An address begins with a digit, or a letter of IPv6; the path of a socket holds a slash.
+        if n == 0 or SIGNS[<uint8_t> p[0]] == DIGIT:
+            return False
+        for i in range(n):
+            if p[i] == 47:
+                return True
+        return False
+
     cdef int32_t provider(self, Row *row, const char *line) except -2:
-        cdef int64_t found = self.host_provider(row, line), symbol
+        cdef int64_t found = self.host_provider(row, line), symbol, said
         cdef bytes text
         if found < 0:
             return ABSENT
+        if self.gateway[found & 255]:
+            # No host that is known: a mark in the text tells, if it bears one.
+            said = self.said(row, line)
+            text = (<tuple> self.verdicts[said >> 16])[3] if said else b""
+            if len(text):
+                return self.symbols.intern(text, len(text))
         symbol = self.provider_symbols.get(<uint64_t> (found >> 8), ABSENT)
         if symbol < 0:
             text = self.provider_texts[found >> 8]
@@ -636,83 +1019,185 @@ cdef class Windows:
             self.provider_symbols.put(<uint64_t> (found >> 8), symbol)
         return <int32_t> symbol
 
-    cdef int reply_class(self, Row *row, const char *line) except -1:
-        """The number of the class of a refusal; 0 for what isn't one. A shape of reply is classified once."""
-        cdef Py_ssize_t i, n, start, digits, length, mixed, joints
+    cdef int64_t said(self, Row *row, const char *line) except -1:
+        """What a refusal says: place in ``verdicts`` << 16 | confidence in hundredths << 8 | number of its class. 0 for what isn't one.
+
+        A shape of reply, with the addresses in it, is asked about once.
+        """
         cdef const char *p
-        cdef char *to
-        cdef char *before = NULL     # the token before a hyphen, if it may be part of an identifier
-        cdef uint8_t sign, all_signs, last_sign
-        if self.row_class >= 0:
-            return self.row_class
-        self.row_class = 0
+        cdef Py_ssize_t n, start, length
+        cdef int n_literals = 0, k
+        cdef Literal literals[MAX_LITERALS]
+        cdef uint64_t key
+        cdef int64_t provider
+        cdef bytes name
+        cdef bint foreign
+        cdef Template *template
+        if self.row_said >= 0:
+            return self.row_said
+        self.row_said = 0
         if row.kind != DELIVERY or row.text[REPLY].start == 0 or row.number[REPLY_CODE] < 400:
             return 0
-        p = line + row.text[REPLY].start
-        n = row.text[REPLY].length
-        if row.text[PEER_IP].start:
-            # From " said: " or " refused to talk to me: " on: what was said does not depend on which of a provider's hosts said it.
-            start = row.text[PEER_IP].start + row.text[PEER_IP].length + 1 - row.text[REPLY].start
-            p += start
-            n -= start
-        # The very same reply comes again and again. A keyed hash stands for it, as for a host.
-        cdef uint64_t key = sentinel_hash(p, n, self.symbols.k1, self.symbols.k0) >> 1
-        self.row_class = <int> self.reply_memo.get(key, -1)
-        if self.row_class >= 0:
-            return self.row_class
-        to = self.scratch
-        i = 0
-        while i < n:
-            sign = SIGNS[<uint8_t> p[i]]
-            if sign == 0:
-                to[0] = p[i]
-                to += 1
-                if p[i] == 60:
-                    # What stands in angle brackets is an address or an identifier of this one message.
-                    while i < n and p[i] != 62:
-                        i += 1
-                    to[0] = 62
-                    to += 1
-                if i >= n or p[i] != 45 or i == 0 or p[i - 1] == 45:
-                    before = NULL
-                i += 1
-                continue
-            start = i
-            digits = mixed = joints = 0
-            all_signs = last_sign = 0
-            while sign:
-                all_signs |= sign
-                digits += sign == DIGIT
-                joints += sign == JOINT
-                mixed += sign == UPPER and last_sign == LOWER
-                last_sign = sign
-                i += 1
-                sign = SIGNS[<uint8_t> p[i]] if i < n else 0
-            length = i - start
-            # Addresses, times and identifiers become one sign; codes and list names, which decide, have fewer digits.
-            if digits > 6 or all_signs & AT or (joints == 0 and (length >= 10 and mixed > 1 or length >= 12 and digits)) or (
-                    joints and length >= 14 and digits > 1):
-                # So does what such an identifier begins with: Google's "d9443c01a7336-22902a1b3c4d5e6f".
-                if before != NULL:
-                    to = before
-                to[0] = 35
-                to += 1
-                before = NULL
-            else:
-                memcpy(to, p + start, length)
-                before = to if length >= 8 or all_signs == DIGIT | LOWER else NULL
-                to += length
-        cdef bytes shape = self.scratch[:to - self.scratch]
-        found = self.class_memo.get(shape)
+        if self.ask_said is None:
+            self.row_said = self.unread
+            return self.row_said
+        provider = self.host_provider(row, line)
+        foreign = self.foreign_services >> row.service & 1
+        if (row.text[PEER_IP].start == 0 and not foreign) or (provider >= 0 and provider & 255 == self.own_number):
+            # Our own Postfix's words, or those of a program on this host.
+            self.row_said = self.own_class
+            return self.row_said
+        # From " said: " or " refused to talk to me: " on: what was said does not depend on which of a provider's hosts said it.
+        # Other mail servers log the remote server's words alone.
+        start = 0 if foreign else row.text[PEER_IP].start + row.text[PEER_IP].length + 1 - row.text[REPLY].start
+        p = line + row.text[REPLY].start + start
+        n = min(row.text[REPLY].length - start, REPLY_BYTES)
+        template = self.template_of(p, n)
+        if template != NULL and template.length == n and memcmp(p, template.text, n) == 0 or (
+                n > SHORT_REPLY and template != NULL and self.as_before(template, p, n)):
+            self.row_said = template.said
+            return self.row_said
+        # The very same reply comes again and again, if it is short enough to hold nothing of its own. A keyed hash stands for it.
+        key = sentinel_hash(p, n, self.symbols.k1, self.symbols.k0) >> 1
+        self.row_said = self.reply_memo.get(key, -1)
+        if self.row_said >= 0:
+            return self.row_said
+        if n <= SHORT_REPLY and template != NULL and self.as_before(template, p, n):
+            self.row_said = template.said
+            self.remember_reply(key)
+            return self.row_said
+        length = write_shape(p, n, self.scratch, literals, &n_literals)
+        name = b" said: " + self.scratch[:length] if foreign else self.scratch[:length]
+        ips = []
+        for k in range(n_literals):
+            ips.append((literals[k].place + 7 * foreign, p[literals[k].start:literals[k].start + literals[k].length]))
+        memo = (name, *ips) if ips else name
+        found = self.said_memo.get(memo)
         if found is None:
-            if len(self.class_memo) >= 20_000:
-                self.class_memo.clear()
-            found = self.class_memo[shape] = self.classify(shape)
-        self.row_class = found
+            if len(self.verdicts) >= MAX_VERDICTS:
+                self.forget_replies()
+            found = self.said_memo[memo] = self.judge(name, ips)
+        self.row_said = found
+        self.remember_reply(key)
+        if template != NULL:
+            self.keep_template(template, p, n)
+        return self.row_said
+
+    cdef int remember_reply(self, uint64_t key) except -1:
         if self.reply_memo.size >= 50_000:
             self.reply_memo = IntMap()
-        self.reply_memo.put(key, found)
-        return self.row_class
+        return self.reply_memo.put(key, self.row_said)
+
+    cdef Template *template_of(self, const char *p, Py_ssize_t n) noexcept:
+        """The place of a reply's kind: by its first words, which hold its code, and about how long it is."""
+        cdef uint64_t words[2]
+        cdef uint64_t key
+        if n < 24 or n > TEMPLATE_BYTES:
+            return NULL
+        memcpy(words, p, 16)
+        key = (words[0] ^ (words[1] * <uint64_t> 0x9E3779B97F4A7C15) ^ <uint64_t> (n >> 5)) * <uint64_t> 0xBF58476D1CE4E5B9
+        key ^= key >> 29
+        self.template_key = key
+        return &self.templates[key & (MAX_TEMPLATES - 1)]
+
+    cdef bint as_before(self, Template *template, const char *p, Py_ssize_t n) noexcept:
+        """Whether a reply has the shape and the addresses of the one remembered: only what differs, from blank to blank, is looked at."""
+        cdef Py_ssize_t front, back, at, after, length, stop = n, shape_stop
+        cdef int first, last, low, high, middle, k, kept
+        cdef bint ended = True
+        cdef Literal literals[MAX_LITERALS]
+        if template.length == 0 or template.key != self.template_key:
+            return False
+        front = common(p, template.text, min(n, template.length))
+        back = common_end(p + n, template.text + template.length, min(n, template.length) - front)
+        # The last blank within what is the same in front.
+        low, high = 0, template.n_spaces
+        while low < high:
+            middle = (low + high) // 2
+            if template.spaces[middle].at < front:
+                low = middle + 1
+            else:
+                high = middle
+        if low == 0:
+            return False
+        first = low - 1
+        at = template.spaces[first].at + 1
+        after = template.spaces[first].after
+        # The first blank within what is the same behind.
+        high = template.n_spaces
+        while low < high:
+            middle = (low + high) // 2
+            if template.spaces[middle].at < template.length - back:
+                low = middle + 1
+            else:
+                high = middle
+        last = low
+        shape_stop = template.shape_length
+        if last < template.n_spaces:
+            stop = template.spaces[last].at + 1 + n - template.length
+            shape_stop = template.spaces[last].after
+        kept = 0
+        while kept < template.n_literals and template.literals[kept].start < at:
+            kept += 1
+        memcpy(literals, template.literals, kept * sizeof(Literal))
+        k = kept
+        length = write_shape(p, stop, self.scratch, literals, &k, at, after, NULL, NULL, &ended)
+        if length != shape_stop or memcmp(self.scratch + after, template.shape + after, length - after) != 0 or not ended and stop < n:
+            return False
+        for low in range(kept, k):
+            if low >= template.n_literals or literals[low].place != template.literals[low].place or literals[low].length != (
+                    template.literals[low].length) or memcmp(
+                    p + literals[low].start, template.text + template.literals[low].start, literals[low].length) != 0:
+                return False
+        # Those behind are the same; there must be none in between that this reply lacks.
+        return k == template.n_literals or template.literals[k].place >= shape_stop
+
+    cdef void keep_template(self, Template *template, const char *p, Py_ssize_t n) noexcept:
+        template.key = self.template_key
+        template.length = <int32_t> n
+        template.said = self.row_said
+        template.n_literals = template.n_spaces = 0
+        memcpy(template.text, p, n)
+        template.shape_length = <int32_t> write_shape(
+            p, n, template.shape, template.literals, &template.n_literals, 0, 0, template.spaces, &template.n_spaces)
+
+    cdef object judge(self, bytes shape, list ips):
+        said = self.ask_said(shape, ips)
+        self.add_verdict((said.dnsbl.encode(), said.blocked_ip.encode(), said.sub.encode(), said.provider.encode()))
+        self.said_by[len(self.verdicts) - 1] = self.known_providers.get(said.provider.encode(), 0)
+        return len(self.verdicts) - 1 << 16 | <int> round(said.confidence * 100) << 8 | <int> said.number
+
+    cdef int add_verdict(self, tuple texts) except -1:
+        cdef int k
+        for k in range(4):
+            self.said_texts[len(self.verdicts) * 4 + k].text = <bytes> texts[k]
+            self.said_texts[len(self.verdicts) * 4 + k].length = len(<bytes> texts[k])
+        self.verdicts.append(texts)
+        return 0
+
+    cdef void forget_replies(self):
+        cdef int32_t r
+        memset(self.templates, 0, MAX_TEMPLATES * sizeof(Template))
+        self.reply_memo = IntMap()
+        self.said_memo = {}
+        self.verdicts = []
+        self.add_verdict((b"", b"", b"", b"self"))
+        self.said_by[0] = <uint8_t> max(0, self.own_number)
+        for r in range(self.n_rules):
+            self.rules[r].last_said = -1
+
+    def use_replies(self, said, int unread=0):
+        """Takes another answer to what a reply means: ``said(shape, addresses)``. With None all refusals are of the class ``unread``, and
+        none is looked at: to measure what looking costs.
+        """
+        self.ask_said = said
+        self.unread = unread
+        self.forget_replies()
+
+    cdef bint suspended(self, Row *row, const char *line) noexcept:
+        """A delivery that was not tried: error(8) repeats what a host said before."""
+        return row.kind == DELIVERY and row.text[REPLY].length > 32 and memcmp(
+            line + row.text[REPLY].start, b"delivery temporarily suspended: ", 32) == 0
 
     cdef bint sender_owned(self, Row *row, const char *line) except -1:
         """Whether the login may write as this sender; True where either is unknown."""
@@ -742,7 +1227,9 @@ cdef class Windows:
                 elif condition.field == F_SERVICE:
                     value = row.service
                 elif condition.field == F_REPLY_CLASS:
-                    value = self.reply_class(row, line)
+                    value = self.said(row, line) & 255
+                elif condition.field == F_SUSPENDED:
+                    value = self.suspended(row, line)
                 elif condition.field == F_INSIDE:
                     # The join knows it of the message; other rows tell their own address.
                     value = row.inside if row.text[CLIENT_IP].start == 0 else self.networks.holds(
@@ -756,7 +1243,7 @@ cdef class Windows:
                     value = self.sender_owned(row, line)
                 yes = condition.mask >> value & 1
             elif condition.code == C_RANGE:
-                value = self.value(row, condition.field)
+                value = self.said(row, line) >> 8 & 255 if condition.field == F_REPLY_CONFIDENCE else self.value(row, condition.field)
                 yes = condition.low <= value <= condition.high
             else:
                 yes = self.text(row, line, condition.field, &p, &length)
@@ -807,7 +1294,7 @@ cdef class Windows:
                     # What was delivered was delivered, however late one hears of it.
                     if kind == DELIVERY:
                         self.row_provider = -2
-                        self.row_class = -1
+                        self.row_said = -1
                         self.count_delivery(row, line)
                     continue
                 self.set_back += 1
@@ -819,7 +1306,7 @@ cdef class Windows:
             if self.by_kind_size[kind][row.origin] == 0 and kind != DELIVERY:
                 continue
             self.row_provider = -2
-            self.row_class = -1
+            self.row_said = -1
             self.row_owned = -1
             self.index = i
             if kind == DELIVERY:
@@ -833,10 +1320,12 @@ cdef class Windows:
                     self.update(r, rule, row, line)
                 if rule.then >> kind & 1 and self.holds(row, line, rule.then_where, rule.n_then_where):
                     self.follow(r, rule, row, line)
+                if rule.active and rule.until >> kind & 1 and self.holds(row, line, rule.until_where, rule.n_until_where):
+                    self.pass_again(r, rule, row, line)
         return 0
 
     cdef int count_delivery(self, Row *row, const char *line) except -1:
-        cdef int64_t provider
+        cdef int64_t provider, said
         cdef int number
         if row.hop:
             return 0
@@ -844,19 +1333,30 @@ cdef class Windows:
         number = <int> (provider & 255) if provider >= 0 else 0
         self.deliveries[row.said if row.said else status_number(line + row.text[STATUS].start, row.text[STATUS].length)][number] += row.repeat
         if row.number[REPLY_CODE] >= 400:
-            self.replies[self.reply_class(row, line)][number] += row.repeat
+            said = self.said(row, line)
+            if said and (self.gateway[number] or said >> 16 == 0) and self.said_by[said >> 16]:
+                number = self.said_by[said >> 16]
+            if self.suspended(row, line):
+                self.repeats[said & 255][number] += row.repeat
+            else:
+                self.replies[said & 255][number] += row.repeat
         return 0
 
     cdef int32_t key_symbol(self, Rule *rule, Row *row, const char *line) except -2:
         cdef int32_t symbols[4]
         cdef int32_t k
         cdef Py_ssize_t n = 0
+        cdef int64_t said = 0, provider = 0
+        if rule.by_reply:
+            said, provider = self.said(row, line), self.host_provider(row, line)
+            if said > 0 and said == rule.last_said and provider == rule.last_provider and row.host == rule.last_host:
+                return rule.last_symbol
         for k in range(rule.n_by):
             symbols[k] = self.symbol(row, line, rule.by[k])
             if symbols[k] < 0:
-                if rule.by[k] != HOST:
+                if rule.by[k] != HOST and rule.by[k] != F_DNSBL and rule.by[k] != F_BLOCKED_IP:
                     return ABSENT
-                # A log of one server that does not name it.
+                # A log of one server that does not name it; a refusal that names no list, or not the address.
                 symbols[k] = self.symbols.intern(b"", 0)
         if rule.n_by == 1:
             return symbols[0]
@@ -867,7 +1367,10 @@ cdef class Windows:
             n += self.symbols.length(symbols[k])
             self.scratch[n] = 0
             n += 1
-        return self.symbols.intern(self.scratch, n)
+        symbols[0] = self.symbols.intern(self.scratch, n)
+        if rule.by_reply:
+            rule.last_said, rule.last_provider, rule.last_host, rule.last_symbol = said, provider, row.host, symbols[0]
+        return symbols[0]
 
     cdef int update(self, int32_t r, Rule *rule, Row *row, const char *line) except -1:
         """Adds a row to its key's window; fires on the crossing."""
@@ -892,7 +1395,7 @@ cdef class Windows:
         key = &rule.keys[slot]
         self.expire(r, rule, slot)
         value = self.measure(rule, key)
-        if key.active and value < rule.release:
+        if key.active and value < rule.release and rule.until == 0:
             key.active = 0
             rule.active -= 1
         if key.warm and key.count == 0:
@@ -931,7 +1434,61 @@ cdef class Windows:
             self.cross(r, rule, key, row, value)
         return 0
 
+    cdef bytes answerer(self, Row *row, const char *line):
+        """The server and whose host answered it, by the host's name alone; None for what no host answered."""
+        cdef int64_t found = self.host_provider(row, line)
+        if found < 0:
+            return None
+        return (self.symbols.text(row.host) if row.host >= 0 else b"") + b"\0" + <bytes> self.provider_texts[found >> 8]
+
+    cdef int pass_again(self, int32_t r, Rule *rule, Row *row, const char *line) except -1:
+        """Mail passes: ends the episodes of this server and answerer in which nothing has been refused for a while."""
+        cdef Key *key
+        cdef int64_t slot = self.host_provider(row, line)
+        # Of most mail nobody blocks anything.
+        if slot < 0 or not self.lasting_at[slot >> 8 & 1023]:
+            return 0
+        symbols = self.lasting.get((r, self.answerer(row, line)))
+        if symbols is None:
+            return 0
+        for symbol in list(symbols):
+            slot = (<IntMap> self.maps[r]).get(<uint64_t> <int32_t> symbol, -1)
+            key = &rule.keys[slot]
+            if self.now - key.last < rule.quiet:
+                continue
+            self.no_longer(r, rule, key)
+            self.ended(r, self.now, key.fired, [self.kept(row, line).told()], self.symbols.text(key.symbol))
+        return 0
+
+    cdef int index_lasting(self) except -1:
+        """Notes whose hosts' deliveries may end an episode."""
+        memset(self.lasting_at, 0, sizeof(self.lasting_at))
+        for _, group in self.lasting:
+            self.lasting_at[self.remember_provider(group[group.index(b"\0") + 1:]) >> 8 & 1023] = True
+        return 0
+
+    cdef int no_longer(self, int32_t r, Rule *rule, Key *key) except -1:
+        """Takes a lasting episode out."""
+        key.active = 0
+        rule.active -= 1
+        for group, symbols in self.lasting.items():
+            if group[0] == r and key.symbol in symbols:
+                symbols.remove(key.symbol)
+                if not symbols:
+                    del self.lasting[group]
+                    self.index_lasting()
+                break
+        return 0
+
     cdef int cross(self, int32_t r, Rule *rule, Key *key, Row *row, double value) except -1:
+        cdef const char *line = self.batch.base + row.line
+        if rule.until:
+            group = (r, self.answerer(row, line) or b"\0")
+            symbols = self.lasting.setdefault(group, [])
+            if len(symbols) >= MAX_LASTING:
+                return 0
+            symbols.append(key.symbol)
+            self.index_lasting()
         key.active = 1
         key.fired = self.now
         key.warm = 0
@@ -944,9 +1501,10 @@ cdef class Windows:
             r,
             self.now,
             value,
-            [self.subject(row, self.batch.base + row.line, rule.subject[k]) for k in range(rule.n_subject)],
+            [self.subject(row, line, rule.subject[k]) for k in range(rule.n_subject)],
             [(<Kept> kept).told() for kept in lines if (<Kept> kept).time > since],
             self.symbols.text(key.symbol),
+            self.copy(row, line, REPLY) if rule.until else None,
         )
         return 0
 
@@ -1064,6 +1622,11 @@ cdef class Windows:
             return slot
         for n in range(2):
             key = &rule.keys[rule.oldest]
+            if rule.until and key.active:
+                # However long nothing is heard of it.
+                self.detach(rule, rule.oldest)
+                self.attach(rule, <int32_t> (key - rule.keys))
+                continue
             rule.look_at = key.last + rule.window + 1
             if key.fired != NO_TIME and key.fired + rule.cooldown > rule.look_at:
                 rule.look_at = key.fired + rule.cooldown
@@ -1102,7 +1665,9 @@ cdef class Windows:
             self.drop_evidence(r, key)
         (<IntMap> self.maps[r]).remove(<uint64_t> key.symbol)
         self.detach(rule, slot)
-        if key.active:
+        if key.active and rule.until:
+            self.no_longer(r, rule, key)
+        elif key.active:
             rule.active -= 1
         free(key.entries)
         memset(key, 0, sizeof(Key))
@@ -1221,7 +1786,9 @@ cdef class Windows:
                 slot = rule.oldest
                 while slot >= 0:
                     key = &rule.keys[slot]
-                    if key.active:
+                    if key.active and rule.until:
+                        under_way += 1
+                    elif key.active:
                         # Only counts: an episode ends at the key's own next event, so that looking changes nothing.
                         self.expire(r, rule, slot)
                         under_way += self.measure(rule, key) >= rule.release
@@ -1252,6 +1819,36 @@ cdef class Windows:
             for i, label in enumerate(self.class_names) for k, name in enumerate(self.provider_names) if self.replies[i][k]
         }
 
+    def repeat_counts(self):
+        """{(class, provider): deliveries not tried because of such a refusal before}."""
+        return {
+            (label, name): self.repeats[i][k]
+            for i, label in enumerate(self.class_names) for k, name in enumerate(self.provider_names) if self.repeats[i][k]
+        }
+
+    def ranking(self, int32_t r):
+        """Of a rule that measures a ratio: [(key, events, hits)] of its window now, in no order."""
+        cdef Rule *rule = &self.rules[r]
+        cdef int32_t slot = rule.oldest
+        cdef list out = []
+        while slot >= 0:
+            self.expire(r, rule, slot)
+            if rule.keys[slot].count:
+                out.append((self.symbols.text(rule.keys[slot].symbol), rule.keys[slot].total, rule.keys[slot].hits))
+            slot = rule.keys[slot].newer
+        return out
+
+    def episodes(self, int32_t r):
+        """Episodes under way: [(key, when it fired, when the key was last seen)], times in microseconds since the epoch."""
+        cdef Rule *rule = &self.rules[r]
+        cdef int32_t slot = rule.oldest
+        cdef list out = []
+        while slot >= 0:
+            if rule.keys[slot].active:
+                out.append((self.symbols.text(rule.keys[slot].symbol), rule.keys[slot].fired, rule.keys[slot].last))
+            slot = rule.keys[slot].newer
+        return out
+
     cdef void mark(self):
         cdef int32_t r, slot, i
         cdef Rule *rule
@@ -1266,6 +1863,7 @@ cdef class Windows:
                     for i in range(key.count):
                         self.symbols.mark(key.entries[(key.head + i) & (key.room - 1)].item)
                 slot = key.newer
+            rule.last_said = -1
         # The providers' names get new numbers after a sweep.
         self.provider_symbols = IntMap()
 
@@ -1300,6 +1898,8 @@ cdef class Windows:
                 self.now, self.late, self.set_back, self.late_run, self.evidence_evicted, counts, events,
                 [[i, self.provider_names[k], self.deliveries[i][k]] for i in range(8) for k in range(len(self.provider_names)) if self.deliveries[i][k]],
                 [[i, self.provider_names[k], self.replies[i][k]] for i in range(32) for k in range(len(self.provider_names)) if self.replies[i][k]],
+                [[i, self.provider_names[k], self.repeats[i][k]] for i in range(32) for k in range(len(self.provider_names)) if self.repeats[i][k]],
+                [[r, group.decode("latin-1"), symbols] for (r, group), symbols in self.lasting.items()],
             ],
             b"".join(parts),
             kept,
@@ -1314,7 +1914,7 @@ cdef class Windows:
         cdef Py_ssize_t at = 0, i, k
         cdef int64_t words[6]
         cdef const char *source = data
-        self.now, self.late, self.set_back, self.late_run, self.evidence_evicted, counts, events, deliveries, replies = head
+        self.now, self.late, self.set_back, self.late_run, self.evidence_evicted, counts, events, deliveries, replies, repeats, lasting = head
         if len(counts) != self.n_rules:
             raise ValueError("the snapshot was made with other rules")
         for r in range(self.n_rules):
@@ -1343,6 +1943,10 @@ cdef class Windows:
             self.deliveries[<int> i_][<int> self.known_providers.get(name.encode(), 0)] += <int64_t> n_
         for i_, name, n_ in replies:
             self.replies[<int> i_][<int> self.known_providers.get(name.encode(), 0)] += <int64_t> n_
+        for i_, name, n_ in repeats:
+            self.repeats[<int> i_][<int> self.known_providers.get(name.encode(), 0)] += <int64_t> n_
+        self.lasting = {(r_, group.encode("latin-1")): symbols for r_, group, symbols in lasting}
+        self.index_lasting()
         self.evidence = {
             (r_, s_): [Kept.of([*e[:3], *[None if x is None else x.encode("latin-1") for x in e[3:]]]) for e in lines]
             for r_, s_, lines in kept

@@ -11,27 +11,34 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, tzinfo
 from typing import Any, NamedTuple
 
 from sentinel.detect._windows import Core, Windows
+from sentinel.detect.blocks import attribution, earned, refusal
 from sentinel.detect.detection import OWN_NETWORKS, Detection, format_time
-from sentinel.detect.replies import CLASS_NAMES, Providers, ReplyClassifier, load_providers, load_replies
+from sentinel.detect.providers import SELF, Providers, load_providers
+from sentinel.detect.replies import CLASS_NAMES, ReplyClassifier, Said, load_replies
 from sentinel.detect.rules import Rule, RuleSet, load_rules
 from sentinel.detect.senders import Logins
 from sentinel.maillog._scan import EventBatch, Scanner
 from sentinel.maillog._symbols import Symbols
 from sentinel.maillog.chunk import Chunk
 from sentinel.maillog.clock import LogClock
-from sentinel.maillog.fields import KINDS, SERVICES
+from sentinel.maillog.fields import DIALECTS, KINDS, SERVICES
 from sentinel.track._join import Networks, Tracker
 
-_MAGIC = b"sentinel-state-1"
+_MAGIC = b"sentinel-state-2"
 _MAX_EVIDENCE = 10
 _MAX_RELATED = 10
 _MAX_UNFINISHED = 1 << 17
 """Bytes without a newline that are kept waiting for one. What goes beyond belongs to a line that is too long in any case."""
+
+
+REPLY_COLUMNS = ("reply_class", "reply_sub", "reply_confidence", "provider", "dnsbl", "blocked_ip", "delist_url", "reply_rule")
+"""What :meth:`Engine.explain` tells of a refusal."""
+_MAX_EXPLAINED = 10_000
 
 
 class Step(NamedTuple):
@@ -62,6 +69,7 @@ class Engine:
     """Reads chunks, says what they mean.
 
     ``rules``: from :func:`load_rules`; None for the product's own. ``networks``: our own, as CIDR. ``logins``: who may write as whom.
+    ``replies``: what remote servers' refusals mean; None for the product's own knowledge, read when the first refusal comes.
     ``timezone`` and ``year``: for stamps without them; ``newest``: seconds since the epoch beyond which (by more than a day) no log
     begins, to infer the year of a first line without one. ``max_open_messages``: the limit of the queue-ID join. ``keep_all``: rows
     also for lines that mean nothing. ``dialect``: the one mail server whose lines are read, or ``auto``.
@@ -74,7 +82,6 @@ class Engine:
         networks: Iterable[str] = OWN_NETWORKS,
         logins: Logins | None = None,
         replies: ReplyClassifier | None = None,
-        providers: Providers | None = None,
         timezone: tzinfo = UTC,
         year: int | None = None,
         newest: int | None = None,
@@ -84,8 +91,8 @@ class Engine:
     ) -> None:
         self.rules = load_rules() if rules is None else RuleSet(rules)
         self._logins = logins or Logins()
-        self._replies = replies or load_replies()
-        self._providers = providers or load_providers()
+        self._replies = replies
+        self._providers = replies.providers if replies else load_providers()
         self._timezone, self._year, self._newest = timezone, year, newest
         self._limit: int | None = None
         self._keep_all = keep_all
@@ -94,18 +101,62 @@ class Engine:
         self._networks = Networks(list(networks))
         self._max_open_messages = max_open_messages
         self._found: list[Detection] = []
+        self._explained: dict[tuple[str, str], dict[str, Any]] = {}
         self._core = self._fresh_core()
 
     def _fresh_core(self) -> Core:
         symbols = Symbols()
-        knowledge = _Knowledge(self._replies, self._providers, self._logins, self._fire)
-        windows = Windows(symbols, self._networks, knowledge, [rule.compiled for rule in self.rules], CLASS_NAMES)
+        knowledge = _Knowledge(self._said, self._providers, self._logins, self._fire, self._ended)
+        silent = [rule.attribution for rule in self.rules if rule.attribution is not None]
+        windows = Windows(symbols, self._networks, knowledge, [*(rule.compiled for rule in self.rules), *silent], CLASS_NAMES)
         return Core(symbols, Tracker(symbols, self._networks, self._max_open_messages), windows)
 
     def use_logins(self, logins: Logins) -> None:
         """Another map of who may write as whom, from the next row on."""
         self._logins = logins
         self._core.windows.use_logins(logins)
+
+    @property
+    def replies(self) -> ReplyClassifier:
+        """What tells what a remote server's refusal means."""
+        if self._replies is None:
+            self._replies = load_replies(providers=self._providers)
+        return self._replies
+
+    def explain(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What the refusal in a row of an :class:`EventBatch` means, as REPLY_COLUMNS; what is not known is left out."""
+        if row.get("kind") != "delivery" or row.get("reply_code", 0) < 400:
+            return {}
+        ip = row.get("relay_ip", "")
+        # Postfix's text names the host; other mail servers log its words alone.
+        host = row.get("relay_host") or ip if row.get("service") in DIALECTS else ""
+        key = row["reply"], SELF if ip in ("127.0.0.1", "::1") or "/" in ip else host
+        told = self._explained.get(key)
+        if told is None:
+            verdict = self.replies.classify(row["reply"], key[1], logged=True)
+            values = (
+                verdict.reply_class,
+                verdict.sub,
+                verdict.confidence,
+                verdict.provider,
+                verdict.dnsbl,
+                verdict.blocked_ip,
+                verdict.delist_url,
+                verdict.rule,
+            )
+            if len(self._explained) >= _MAX_EXPLAINED:
+                self._explained.clear()
+            told = self._explained[key] = {name: value for name, value in zip(REPLY_COLUMNS, values, strict=True) if value != ""}
+        return told
+
+    def use_replies(self, replies: ReplyClassifier) -> None:
+        """Other knowledge of refusals, from the next row on."""
+        self._replies, self._providers = replies, replies.providers
+        self._explained.clear()
+        self._core.windows.use_replies(self._said)
+
+    def _said(self, shape: bytes, ips: Sequence[tuple[int, bytes]]) -> Said:
+        return self.replies.said(shape, ips)
 
     # --- feeding ---------------------------------------------------------------------------------------------------------------------
 
@@ -199,9 +250,24 @@ class Engine:
 
     # --- firing ----------------------------------------------------------------------------------------------------------------------
 
-    def _fire(self, number: int, time: int, value: float, subject: list[bytes | None], lines: list[list[Any]], key: bytes) -> None:
+    def _fire(
+        self, number: int, time: int, value: float, subject: list[bytes | None], lines: list[list[Any]], key: bytes, reply: bytes | None
+    ) -> None:
         rule = self.rules[number]
         who = {name: text.decode("utf-8", "replace") for name, text in zip(rule.subject, subject, strict=True) if text is not None}
+        related = _related(lines)
+        description = rule.description
+        if reply is not None:
+            verdict = self.replies.classify(reply.decode("utf-8", "replace"))
+            related["replies"] = [verdict.reply]
+            related["delist_urls"] = [url for url in (verdict.delist_url or verdict.known_url,) if url]
+            description = f"{description} {refusal(who.get('provider', ''), verdict)}"
+        if rule.attribution is not None:
+            silent = len(self.rules) + sum(other.attribution is not None for other in self.rules[:number])
+            ranking = self._core.windows.ranking(silent)
+            earners = earned(ranking)
+            related["accounts"] = [account for account, _, _ in earners]
+            description = f"{description} {attribution(earners, bool(ranking), rule.attribution['window'] / 1e6)}"
         self._found.append(
             Detection(
                 id=detection_id(rule.name, key, time),
@@ -214,15 +280,45 @@ class Engine:
                 measure=rule.measure,
                 value=round(value, 6),
                 threshold=rule.threshold,
-                evidence=tuple(
-                    {"line": line.decode("utf-8", "replace"), "source": source, "offset": offset}
-                    for _, source, offset, line, *_ in lines[-_MAX_EVIDENCE:]
-                ),
-                related=_related(lines),
-                description=rule.description,
+                evidence=_evidence(lines),
+                related=related,
+                description=description,
                 advice=rule.advice,
             )
         )
+
+    def _ended(self, number: int, time: int, fired: int, lines: list[list[Any]], key: bytes) -> None:
+        rule = self.rules[number]
+        ending = rule.ending
+        assert ending is not None
+        texts = key.decode("utf-8", "replace").split("\0") if len(rule.by) > 1 else [key.decode("utf-8", "replace")]
+        who = {name: text for name, text in zip(rule.by, texts, strict=False) if text or name in rule.by[:1]}
+        self._found.append(
+            Detection(
+                id=detection_id(ending.name, key, time),
+                rule=ending.name,
+                severity=ending.severity,
+                score=0.0,
+                time=time,
+                subject=who,
+                window=rule.window,
+                measure="episode",
+                value=round((time - fired) / 1e6, 6),
+                threshold=0.0,
+                evidence=_evidence(lines),
+                related=_related(lines),
+                description=f"{ending.description} It began at {format_time(fired)}.".lstrip(),
+            )
+        )
+
+    def lasting(self) -> list[tuple[str, dict[str, str], int, int]]:
+        """Episodes under way of rules with "until": (rule, its key's fields, when it fired, when it was last seen), in order of time."""
+        out = []
+        for number, rule in enumerate(self.rules):
+            for key, fired, last in self._core.windows.episodes(number) if rule.ending else ():
+                texts = key.decode("utf-8", "replace").split("\0") if len(rule.by) > 1 else [key.decode("utf-8", "replace")]
+                out.append((rule.name, dict(zip(rule.by, texts, strict=False)), fired, last))
+        return sorted(out, key=lambda episode: (episode[2], episode[0], sorted(episode[1].items())))
 
     # --- looking in ------------------------------------------------------------------------------------------------------------------
 
@@ -260,8 +356,10 @@ class Engine:
             "events": {(KINDS[k], "other" if s == len(SERVICES) - 1 else SERVICES[s]): n for (k, s), n in windows.event_counts().items()},
             "deliveries": windows.delivery_counts(),
             "replies": windows.reply_counts(),
-            "active": dict(zip(names, windows.active(), strict=True)),
-            "window_keys": dict(zip(names, windows.keys(), strict=True)),
+            "repeats": windows.repeat_counts(),
+            # Behind the rules' windows come the silent ones.
+            "active": dict(zip(names, windows.active(), strict=False)),
+            "window_keys": dict(zip(names, windows.keys(), strict=False)),
             "open_messages": tracker.open,
             "unattributed": tracker.unattributed,
             "evictions": {"messages": tracker.evicted, **windows.evicted()},
@@ -329,13 +427,15 @@ class Engine:
 class _Knowledge:
     """What the compiled windows ask."""
 
-    __slots__ = ("classify", "fire", "logins", "provider", "providers")
+    __slots__ = ("ended", "fire", "gateways", "logins", "provider", "providers", "said")
 
-    def __init__(self, replies: ReplyClassifier, providers: Providers, logins: Logins, fire: Any) -> None:
-        self.classify = replies.classify
+    def __init__(self, said: Any, providers: Providers, logins: Logins, fire: Any, ended: Any) -> None:
+        self.said = said
         self.logins = logins
         self.fire = fire
+        self.ended = ended
         self.providers = providers.names
+        self.gateways = providers.gateways
         self.provider = lambda host: providers.of(host.decode("utf-8", "replace")).encode()
 
 
@@ -343,6 +443,13 @@ def detection_id(rule: str, key: bytes, time: int) -> str:
     """The same crossing has the same id in every run: a hash of rule, window key and event time."""
     text = json.dumps([rule, key.decode("latin-1"), format_time(time)], ensure_ascii=True)
     return hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
+
+
+def _evidence(lines: list[list[Any]]) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {"line": line.decode("utf-8", "replace"), "source": source, "offset": offset}
+        for _, source, offset, line, *_ in lines[-_MAX_EVIDENCE:]
+    )
 
 
 _RELATED = ("client_ips", "senders", "recipient_domains", "queue_ids", "providers")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sentinel.detect._windows import CONDITIONS, FIELD_NUMBERS, MEASURES
-from sentinel.detect.replies import CLASS_NAMES
+from sentinel.detect.replies import CLASS_NAMES, is_reply_file
 from sentinel.errors import ContentError
 from sentinel.maillog.fields import KINDS, SERVICES, TEXT_FIELDS
 from sentinel.marked import Marked, files, nearest, read
@@ -25,12 +25,13 @@ ORIGINS = ("unknown", "login", "client", "local", "internal")
 
 _TEXTS = tuple(name for name in TEXT_FIELDS if not name.startswith("peer_"))
 _DERIVED_TEXTS = ("provider", "sender_domain", "recipient_domain")
+_SAID_TEXTS = ("dnsbl", "blocked_ip", "reply_sub")
 _NUMBERS = ("nrcpt", "size", "recipients", "uid", "reply_code")
-_FLAGS = ("sender_owned", "forwarded")
+_FLAGS = ("sender_owned", "forwarded", "suspended")
 _WORDS = {"origin": ORIGINS, "service": SERVICES[1:-1], "reply_class": CLASS_NAMES[1:]}
 _ADDRESSES = {"client_ip": "inside", "relay_ip": "relay_inside"}
-CONDITION_FIELDS = (*_TEXTS, *_DERIVED_TEXTS, *_NUMBERS, *_FLAGS, *_WORDS)
-KEY_FIELDS = (*_TEXTS, *_DERIVED_TEXTS, "uid")
+CONDITION_FIELDS = (*_TEXTS, *_DERIVED_TEXTS, *_SAID_TEXTS, *_NUMBERS, *_FLAGS, *_WORDS, "reply_confidence")
+KEY_FIELDS = (*_TEXTS, *_DERIVED_TEXTS, *_SAID_TEXTS, "uid")
 SUM_FIELDS = ("recipients", "size")
 _RULE_KEYS = (
     "name",
@@ -49,22 +50,36 @@ _RULE_KEYS = (
     "release",
     "cooldown",
     "then",
+    "until",
+    "attribution",
     "subject",
     "tests",
 )
+_UNTIL_KEYS = ("name", "description", "severity", "on", "where", "quiet")
+_ATTRIBUTION_KEYS = ("by", "on", "where", "of", "window")
+_MAX_RULES = 64
 _MAX_KEYS = 200_000
 _MAX_ENTRIES = 65_536
 _MAX_KEY_FIELDS = 4
 
 
 class RuleTest(NamedTuple):
-    """Log lines, and the subjects for which the rule must fire on them."""
+    """Log lines, the subjects for which the rule must fire on them, and those whose episode must end."""
 
     name: str
     log: str
     fires: tuple[dict[str, str], ...]
+    ends: tuple[dict[str, str], ...]
     file: str
     line: int
+
+
+class Ending(NamedTuple):
+    """What is said when an episode of a rule with "until" is over."""
+
+    name: str
+    description: str
+    severity: str
 
 
 class Rule(NamedTuple):
@@ -87,6 +102,9 @@ class Rule(NamedTuple):
     file: str
     line: int
     compiled: dict[str, Any]
+    ending: Ending | None = None
+    attribution: dict[str, Any] | None = None
+    """A silent window (compiled like a rule) of who may have earned it: events and hits by one field."""
 
 
 class RuleSet(tuple[Rule, ...]):
@@ -97,7 +115,7 @@ class RuleSet(tuple[Rule, ...]):
     @property
     def fingerprint(self) -> str:
         """Changes when the rules mean something else; a snapshot of windows belongs to one fingerprint."""
-        meaning = [[rule.name, {**rule.compiled, "patterns": None}] for rule in self]
+        meaning = [[rule.name, {**rule.compiled, "patterns": None}, rule.attribution] for rule in self]
         return hashlib.blake2b(json.dumps(meaning, default=repr).encode(), digest_size=16).hexdigest()
 
 
@@ -121,13 +139,22 @@ def load_rules(paths: str | Path | Iterable[str | Path] | None = None) -> RuleSe
                 first = rules[rule.name]
                 raise ContentError(f'{rule.file}:{rule.line}: a rule "{rule.name}" stands already at {first.file}:{first.line}')
             rules[rule.name] = rule
-    if len(rules) > 64:
-        raise ContentError(f"{len(rules)} rules are too many: at most 64 run at once")
+    endings = {rule.ending.name: rule for rule in rules.values() if rule.ending}
+    for name, rule in endings.items():
+        if name in rules:
+            raise ContentError(f'{rule.file}:{rule.line}: "until" has the name of a rule, "{name}"; give it one of its own')
+    number = len(rules) + sum(rule.attribution is not None for rule in rules.values())
+    if number > _MAX_RULES:
+        raise ContentError(f'{number} rules (with each "attribution") are too many: at most {_MAX_RULES} run at once')
     return RuleSet(rules.values())
 
 
 def _read_file(path: Path) -> list[Rule]:
-    top = read(path).mapping("a rules file", ("rules",), ("rules",))
+    read_top = read(path)
+    if is_reply_file(read_top):
+        # A folder may hold both; these are for the reply classifier.
+        return []
+    top = read_top.mapping("a rules file", ("rules",), ("rules",))
     if top["rules"].value is None:
         return []
     return [_rule(item) for item in top["rules"].items('"rules"')]
@@ -135,9 +162,7 @@ def _read_file(path: Path) -> list[Rule]:
 
 def _rule(item: Marked) -> Rule:
     keys = item.mapping("a rule", _RULE_KEYS, ("name", "description", "severity", "score", "on", "by", "measure", "window", "threshold"))
-    name = keys["name"].text("a rule's name")
-    if not name or not all(c.isascii() and (c.isalnum() or c == "-") for c in name):
-        raise keys["name"].error(f'a rule\'s name is made of letters, digits and "-", unlike "{name}"')
+    name = _name(keys["name"], "a rule's name")
     on = _kinds(keys["on"])
     by = _fields(keys["by"], '"by"')
     measure, measured = _measure(keys["measure"])
@@ -157,26 +182,27 @@ def _rule(item: Marked) -> Rule:
     at_least = int(keys["at_least"].number('"at_least"', 1)) if "at_least" in keys else 1
     then = keys["then"].mapping('"then"', ("on", "where"), ("on",)) if "then" in keys else {}
     then_on = _kinds(then["on"]) if then else ()
+    until = keys["until"].mapping('"until"', _UNTIL_KEYS, ("name", "on")) if "until" in keys else {}
+    if then and until:
+        raise keys["until"].error('"until" and "then" do not go together in one rule')
     subject = _fields(keys["subject"], '"subject"') if "subject" in keys else by
     compiled = {
-        "kinds": _mask(KINDS, on),
+        **_window(on, keys.get("where"), by, window),
         "then": _mask(KINDS, then_on),
-        "where": _conditions(keys.get("where")),
         "then_where": _conditions(then.get("where")),
+        "until": _mask(KINDS, _kinds(until["on"]) if until else ()),
+        "until_where": _conditions(until.get("where")),
+        "quiet": round(until["quiet"].seconds('"quiet"') * 1e6) if "quiet" in until else 0,
         "of": _conditions(keys.get("of")),
-        "by": [_field_number(name) for name in by],
         "subject": [_field_number(name) for name in subject],
         "measure": MEASURES[measure],
         "item": measured,
-        "window": round(window * 1e6),
         "cooldown": round(cooldown * 1e6),
         "threshold": threshold,
         "release": release,
         # From this value on the lines are kept as evidence. Few keys ever get so far, so that the rest cost nothing.
         "warm": threshold / 2 if threshold > 4 else 0.0,
         "at_least": at_least,
-        "max_keys": _MAX_KEYS,
-        "max_entries": _MAX_ENTRIES,
     }
     return Rule(
         name=name,
@@ -196,7 +222,64 @@ def _rule(item: Marked) -> Rule:
         file=item.file,
         line=item.line,
         compiled=compiled,
+        ending=_ending(until) if until else None,
+        attribution=_attribution(keys["attribution"]) if "attribution" in keys else None,
     )
+
+
+def _window(on: tuple[str, ...], where: Marked | None, by: tuple[str, ...], window: float) -> dict[str, Any]:
+    """A window in which nothing is measured yet, and that never fires."""
+    return {
+        "kinds": _mask(KINDS, on),
+        "then": 0,
+        "until": 0,
+        "where": _conditions(where),
+        "then_where": [],
+        "until_where": [],
+        "quiet": 0,
+        "of": [],
+        "by": [_field_number(name) for name in by],
+        "subject": [],
+        "measure": MEASURES["count"],
+        "item": -1,
+        "window": round(window * 1e6),
+        "cooldown": 0,
+        "threshold": float("inf"),
+        "release": float("inf"),
+        "warm": float("inf"),
+        "at_least": 1,
+        "max_keys": _MAX_KEYS,
+        "max_entries": _MAX_ENTRIES,
+    }
+
+
+def _ending(until: dict[str, Marked]) -> Ending:
+    return Ending(
+        name=_name(until["name"], 'the name under "until"'),
+        description=" ".join(until["description"].text('"description"').split()) if "description" in until else "",
+        severity=until["severity"].word('"severity"', SEVERITIES) if "severity" in until else "info",
+    )
+
+
+def _attribution(item: Marked) -> dict[str, Any]:
+    keys = item.mapping('"attribution"', _ATTRIBUTION_KEYS, ("by", "on", "of", "window"))
+    by = _fields(keys["by"], '"by"')
+    if len(by) != 1:
+        raise keys["by"].error('"by" of an attribution is one field, like sasl_username')
+    return {
+        **_window(_kinds(keys["on"]), keys.get("where"), by, keys["window"].seconds('"window"')),
+        "measure": MEASURES["ratio"],
+        "of": _conditions(keys["of"]),
+        # Nothing is kept as evidence: a ratio of so many events is never formed.
+        "at_least": 1 << 60,
+    }
+
+
+def _name(value: Marked, what: str) -> str:
+    name = value.text(what)
+    if not name or not all(c.isascii() and (c.isalnum() or c == "-") for c in name):
+        raise value.error(f'{what} is made of letters, digits and "-", unlike "{name}"')
+    return name
 
 
 def _kinds(value: Marked) -> tuple[str, ...]:
@@ -274,6 +357,8 @@ def _one_condition(name: str, wanted: Marked) -> list[dict[str, Any]]:
         chosen = [word.word(f'"{name}"', words) for word in wanted.items(f'"{name}"')]
         numbers = {"origin": ORIGINS, "service": SERVICES, "reply_class": CLASS_NAMES}[name]
         return [_condition("mask", FIELD_NUMBERS[name], mask=_mask(numbers, chosen))]
+    if name == "reply_confidence":
+        return [_condition("range", FIELD_NUMBERS[name], low=_hundredths(wanted), high=100)]
     if name in _NUMBERS:
         return [_condition("range", FIELD_NUMBERS[name], **_range(name, wanted))]
     number = _field_number(name)
@@ -284,6 +369,18 @@ def _one_condition(name: str, wanted: Marked) -> list[dict[str, Any]]:
         return [_condition("present", number), _condition("mask", FIELD_NUMBERS[_ADDRESSES[name]], mask=1 << int(inside))]
     patterns = [item.text(f'"{name}"').encode() for item in wanted.items(f'"{name}"')]
     return [_condition("like", number, patterns=patterns)]
+
+
+def _hundredths(wanted: Marked) -> int:
+    """``">= 0.8"``: from this confidence on."""
+    text = str(wanted.value).replace(" ", "").removeprefix(">=")
+    try:
+        confidence = float(text)
+    except ValueError:
+        confidence = -1.0
+    if not 0 <= confidence <= 1 or not str(wanted.value).lstrip().startswith(">="):
+        raise wanted.error(f'"reply_confidence" is a bound between 0 and 1, like ">= 0.8", not {wanted.shown()}')
+    return round(confidence * 100)
 
 
 def _range(name: str, wanted: Marked) -> dict[str, int]:
@@ -307,15 +404,20 @@ def _range(name: str, wanted: Marked) -> dict[str, int]:
 
 
 def _test(item: Marked, subject: tuple[str, ...]) -> RuleTest:
-    keys = item.mapping("a test", ("name", "log", "fires"), ("name", "log", "fires"))
-    fires = []
-    for expected in keys["fires"].items('"fires"') if keys["fires"].value is not None else []:
-        fields = expected.mapping("an expected subject", subject, subject)
-        fires.append({name: value.text(name) for name, value in fields.items()})
+    keys = item.mapping("a test", ("name", "log", "fires", "ends"), ("name", "log", "fires"))
+
+    def subjects(key: str) -> tuple[dict[str, str], ...]:
+        if key not in keys or keys[key].value is None:
+            return ()
+        required = [name for name in subject if name not in _SAID_TEXTS]
+        each = [expected.mapping("an expected subject", subject, required) for expected in keys[key].items(f'"{key}"')]
+        return tuple({name: value.text(name) for name, value in fields.items()} for fields in each)
+
     return RuleTest(
         name=keys["name"].text('"name"'),
         log=_expand(keys["log"]),
-        fires=tuple(fires),
+        fires=subjects("fires"),
+        ends=subjects("ends"),
         file=item.file,
         line=item.line,
     )

@@ -179,6 +179,13 @@ METRICS = (
         "memory or find out who floods the log.",
     ),
     Spec(
+        "sentinel_remote_reply_repeats_total",
+        "counter",
+        ("class", "provider"),
+        "Deliveries that Postfix put off without trying, because of such a refusal before. Large: mail piles up in the queue "
+        "for this provider; the refusals themselves are in sentinel_remote_replies_total.",
+    ),
+    Spec(
         "sentinel_late_lines_total",
         "counter",
         (),
@@ -261,15 +268,16 @@ class Metrics:
         rules = dict.fromkeys((name,) for name, _ in status.rules)
         checkpoint = status.started if now.checkpoint_at is None else now.checkpoint_at
         scores, dropped = self._highest(now.scores)
-        deliveries, replies = status.totals("deliveries", now), status.totals("replies", now)
+        deliveries, replies, repeats = (status.totals(name, now) for name in ("deliveries", "replies", "repeats"))
         # A provider that has ever answered has all its series, so that its first refusal is seen as an increase.
-        providers = dict.fromkeys((_OTHER, *(provider for _, provider in (*deliveries, *replies))))
+        providers = dict.fromkeys((_OTHER, *(provider for _, provider in (*deliveries, *replies, *repeats))))
         return {
             "sentinel_build_info": {(self._version,): 1},
             "sentinel_lines_total": self._lines(now),
             "sentinel_events_total": _counted(EVENTS, status.totals("events", now)),
             "sentinel_deliveries_total": _counted(itertools.product(STATUSES, providers), deliveries),
             "sentinel_remote_replies_total": _counted(itertools.product(CLASSES, providers), replies),
+            "sentinel_remote_reply_repeats_total": _counted(itertools.product(CLASSES, providers), repeats),
             "sentinel_detections_total": _counted(status.rules, now.detections),
             "sentinel_active_detections": _counted(rules, _keyed(now.counters.get("active", {}))),
             "sentinel_account_score": scores,

@@ -220,3 +220,34 @@ def test_year_of_a_log_that_was_never_rotated(tmp_path: Path, sentinel: Run) -> 
     os.utime(log, (written, written))
     times = [row["time"][:4] for row in table(sentinel("parse", "--timezone", "UTC", log).out)]
     assert times == ["2024", "2024", "2025", "2025", "2025", "2026"]
+
+
+REPLY_COLUMNS = ["reply_class", "reply_sub", "reply_confidence", "provider", "dnsbl", "blocked_ip", "delist_url", "reply_rule"]
+
+
+def test_what_refusals_mean_with_attributed_rows(tmp_path: Path, sentinel: Run) -> None:
+    log = write(
+        tmp_path / "mail.log",
+        [
+            *LINES,
+            "Oct 24 06:18:08 mx postfix/smtp[10]: 4A00000001: to=<u@example.org>, relay=mx1.gmx.net[192.0.2.9]:25, delay=1, delays=0/0/1/0, dsn=5.0.0, "
+            "status=bounced (host mx1.gmx.net[192.0.2.9] said: 554 5.7.1 Client host [198.51.100.1] blocked using bl.spamcop.net; see "
+            "https://www.spamcop.net/bl.shtml?198.51.100.1)",
+        ],
+    )
+    rows = table(sentinel("parse", *UTC_2026, "--attributed", log).out)
+    told = {name: value for name, value in rows[-1].items() if name in REPLY_COLUMNS}
+    assert told == {
+        "reply_class": "ip_blocked",
+        "reply_confidence": 0.97,
+        "provider": "gmx",
+        "dnsbl": "bl.spamcop.net",
+        "blocked_ip": "198.51.100.1",
+        "delist_url": "https://www.spamcop.net/bl.shtml?198.51.100.1",
+        "reply_rule": "list-client",
+    }
+    # Nothing is told of what is no refusal, nor without --attributed.
+    assert {name for row in rows[:3] for name in row} & set(REPLY_COLUMNS) == set()
+    assert {name for row in table(sentinel("parse", *UTC_2026, log).out) for name in row} & set(REPLY_COLUMNS) == set()
+    header = sentinel("parse", *UTC_2026, "--attributed", "--format", "csv", log).out.splitlines()[0]
+    assert header.split(",") == [*COLUMNS, *REPLY_COLUMNS]

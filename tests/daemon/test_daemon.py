@@ -302,7 +302,7 @@ def test_only_the_culprit_is_locked(tmp_path: Path, log: Path, mailboxes: Mailbo
         assert {"outbound-burst-account", "sender-login-mismatch", "auth-success-after-failures"} <= rules_fired(found)
         assert not rules_fired(found, "anna@example.com")
         blocked = [one["subject"] for one in found if one["rule"] == "remote-block"]
-        assert blocked == [{"host": "mx", "provider": "yahoo"}]
+        assert blocked == [{"host": "mx", "provider": "yahoo", "blocked_ip": "198.51.100.1"}]
         (burst,) = (one for one in found if one["rule"] == "outbound-burst-account")
         assert burst["related"]["client_ips"] == [THIEF]
         assert daemon.stop() == 0
@@ -572,6 +572,43 @@ def test_changed_rules_are_told(tmp_path: Path, log: Path) -> None:
         assert daemon.stop() == 0
     finally:
         daemon.end()
+
+
+MOON = (
+    b"Nov 22 10:00:00 mx postfix/smtp[3]: 4A00000001: to=<a@x.example>, relay=mx.x.example[192.0.2.1]:25, delay=1, delays=0/0/1/0, dsn=5.0.0, "
+    b"status=bounced (host mx.x.example[192.0.2.1] said: 550 the moon is up)\n"
+)
+MOON_RULE = "replies:\n  - {{name: moon, class: {}, patterns: ['the moon']}}\n"
+
+
+def test_reply_rules_are_read_anew_when_they_change(tmp_path: Path, log: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(MOON_RULE.format("greylisted"))
+    with running(tmp_path, "--replies", str(own)) as daemon:
+
+        def replies(name: str) -> float:
+            return daemon.metric("sentinel_remote_replies_total", **{"class": name, "provider": "other"})
+
+        write(log, MOON)
+        until(lambda: replies("greylisted") == 1, "the class of one's own rule")
+        own.write_text(MOON_RULE.format("moonish"))
+        until(lambda: "going on with the reply rules read before" in daemon.messages, "the mistake is told")
+        assert f"{own}:2: " in daemon.messages
+        write(log, MOON)
+        until(lambda: replies("greylisted") == 2, "the rules from before go on")
+        own.write_text(MOON_RULE.format("sender_blocked"))
+        until(lambda: "the reply rules have changed" in daemon.messages, "they are read")
+        write(log, MOON)
+        until(lambda: replies("sender_blocked") == 1, "the class of the changed rule")
+        assert replies("greylisted") == 2
+
+
+def test_reply_rules_that_are_wrong_at_the_start(tmp_path: Path, log: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(MOON_RULE.format("moonish"))
+    done = sentinel("run", "--log", log, "--state", tmp_path / "state", "--replies", own)
+    assert done.returncode == 2
+    assert f"{own}:2: " in done.stderr
 
 
 def test_accounts_as_an_attacker_writes_them(tmp_path: Path, log: Path, mailboxes: Mailboxes) -> None:

@@ -3,11 +3,16 @@
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from helpers import make_engine, rules_from
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from oracles import windows as oracle
+
+from sentinel.detect.blocks import earned
+from sentinel.detect.engine import Engine
+from sentinel.detect.rules import RuleSet
 
 START = datetime(2026, 10, 24, tzinfo=UTC)
 KEYS = ("192.0.2.1", "192.0.2.2", "2001:db8::3")
@@ -41,30 +46,55 @@ steps = st.tuples(
 )
 
 
-def yaml(rule: oracle.Rule) -> str:
+# where a run of lines comes that are very late, and how many they are: from the thousandth on the clock was set back
+set_backs = st.none() | st.tuples(st.integers(0, 20), st.sampled_from((999, 1000)))
+SET_BACK_BY = 5000
+# where the engine is stopped, and another one goes on from its snapshot
+stops = st.none() | st.integers(0, 30)
+
+
+def yaml(rule: oracle.Rule, **more: str) -> str:
     measure = {"sum": "sum(size)", "distinct": "distinct(sasl_username)"}.get(rule.measure, rule.measure)
-    lines = [
-        "name: r",
-        "description: x",
-        "severity: info",
-        "score: 0",
-        f"on: {'queued' if rule.measure == 'sum' else 'auth_failed'}",
-        f"by: {'sender' if rule.measure == 'sum' else 'client_ip'}",
-        f"measure: {measure}",
-        f"window: {rule.window}",
-        f"threshold: {rule.threshold}",
-        f"release: {rule.release}",
-        f"cooldown: {rule.cooldown}",
-    ]
+    keys = {
+        "name": "r",
+        "description": "x",
+        "severity": "info",
+        "score": "0",
+        "on": "queued" if rule.measure == "sum" else "auth_failed",
+        "by": "sender" if rule.measure == "sum" else "client_ip",
+        "measure": measure,
+        "window": rule.window,
+        "threshold": rule.threshold,
+        "release": rule.release,
+        "cooldown": rule.cooldown,
+    }
     if rule.measure == "ratio":
-        lines += ["of: {sasl_username: bad-*}", f"at_least: {rule.at_least}"]
+        keys |= {"of": "{sasl_username: bad-*}", "at_least": rule.at_least}
     if rule.then:
-        lines += ["then: {on: accepted, where: {sasl_username: present}}"]
-    return "rules:\n  - " + "\n    ".join(lines) + "\n"
+        keys["then"] = "{on: accepted, where: {sasl_username: present}}"
+    return "rules:\n  - " + "\n    ".join(f"{key}: {value}" for key, value in (keys | more).items()) + "\n"
+
+
+def rules_of(text: str) -> RuleSet:
+    with tempfile.TemporaryDirectory() as folder:
+        return rules_from(Path(folder), text)
+
+
+def restored(engine: Engine, rules: RuleSet) -> Engine:
+    other = make_engine(rules)
+    assert other.restore(engine.snapshot())
+    return other
+
+
+def stamp(time: float) -> str:
+    return (START + timedelta(seconds=time)).isoformat().replace("+00:00", "Z")
+
+
+def moment(time: float) -> int:
+    return int((START + timedelta(seconds=time)).timestamp()) * 1_000_000
 
 
 def line(rule: oracle.Rule, number: int, time: float, key: str, item: str, size: int, follows: bool) -> bytes:
-    stamp = (START + timedelta(seconds=time)).isoformat().replace("+00:00", "Z")
     if follows:
         text = f"smtpd[1]: {number:010X}: client=unknown[{key}], sasl_method=PLAIN, sasl_username=x"
     elif rule.measure == "sum":
@@ -73,7 +103,7 @@ def line(rule: oracle.Rule, number: int, time: float, key: str, item: str, size:
         text = f"smtpd[1]: warning: unknown[{key}]: SASL PLAIN authentication failed: no, sasl_username={item}"
     daemon, _, text = text.partition(": ")
     times = folded(size)
-    return f"{stamp} mx postfix/{daemon}: {text if times == 1 else f'message repeated {times} times: [ {text}]'}\n".encode()
+    return f"{stamp(time)} mx postfix/{daemon}: {text if times == 1 else f'message repeated {times} times: [ {text}]'}\n".encode()
 
 
 def folded(size: int) -> int:
@@ -106,8 +136,7 @@ def folded(size: int) -> int:
 def test_windows(rule, events, looked_at):
     expected, observed = [], []
     model = oracle.Windows(rule)
-    with tempfile.TemporaryDirectory() as folder:
-        engine = make_engine(rules_from(Path(folder), yaml(rule)))
+    engine = make_engine(rules_of(yaml(rule)))
     time = 0.0
     latest = 0.0
     for number, (step, key, item, size, follows) in enumerate(events):
@@ -129,8 +158,244 @@ def test_windows(rule, events, looked_at):
             else model.count(key, time, weight, item, item.startswith("bad-"), 1 if rule.measure == "sum" else folded(size))
         )
         if value is not None:
-            moment = int((START + timedelta(seconds=model.now)).timestamp()) * 1_000_000
-            observed_value = round(value, 6)
-            expected.append((number, key, observed_value, moment))
+            expected.append((number, key, round(value, 6), moment(model.now)))
     assert observed == expected
     assert engine.counters()["late"] == model.late
+
+
+# --- silent windows
+
+
+@settings(max_examples=settings().max_examples * 3)
+@given(
+    st.sampled_from((1, 10, 60, 100, 600)),
+    st.sampled_from(("count", "distinct")),
+    st.integers(1, 6),
+    st.lists(steps, max_size=40),
+    set_backs,
+    stops,
+    st.booleans(),
+)
+def test_rankings(window, measure, threshold, events, set_back, stop, looked_at):
+    """Of the logins: events, and those from one of two addresses. A rule that fires asks for it as of its own row."""
+    rule = oracle.Rule(measure, 30, threshold, threshold, 1)
+    model, silent = oracle.Windows(rule), oracle.Windows(oracle.Rule("ratio", window, float("inf"), float("inf"), 1))
+    attribution = f'{{by: sasl_username, on: auth_failed, of: {{client_ip: "192.0.2.*"}}, window: {window}}}'
+    rules = rules_of(yaml(rule, attribution=attribution))
+    engine = make_engine(rules)
+
+    def ranking() -> list[tuple[str, int, int]]:
+        return sorted((key.decode(), total, hits) for key, total, hits in engine._core.windows.ranking(len(rules)))
+
+    time = 0.0
+    for number, (step, key, item, size, _) in enumerate(events):
+        lines = 1
+        if set_back and set_back[0] == number:
+            step, lines = -SET_BACK_BY, set_back[1]
+        if stop == number:
+            engine = restored(engine, rules)
+        time = (silent.now if step < 0 and number else time) + step
+        observed = engine.feed(line(rule, number, time, key, item, size, False) * lines).detections
+        expected = []
+        for _ in range(lines):
+            if all([model.arrives(time), silent.arrives(time)]):
+                silent.count(item, time, 1, "", key.startswith("192.0.2."), folded(size))
+                if model.count(key, time, 1, item, False, folded(size)) is not None:
+                    expected.append([account for account, _, _ in earned((k.encode(), n, hits) for k, n, hits in silent.ranking())])
+        assert [found.related["accounts"] for found in observed] == expected
+        if looked_at:
+            assert ranking() == silent.ranking()
+    assert ranking() == silent.ranking()
+    assert (engine.counters()["late"], engine.counters()["clock_set_back"]) == (silent.late, silent.set_back)
+
+
+# --- episodes that last until mail passes
+
+PROVIDERS = {
+    "mx1.example.net": "example.net",
+    "mx2.example.net": "example.net",
+    "mx.example.org": "example.org",
+    "mta5.am0.yahoodns.net": "yahoo",
+}
+
+
+class Delivery(NamedTuple):
+    """Lines of one outcome, each about another address."""
+
+    step: int
+    """Seconds since the ones before; negative: late."""
+    server: str
+    host: str
+    outcome: str
+    number: int
+    """Of the first address."""
+    mark: str
+    addresses: int = 1
+    times: int = 1
+    """How often syslog says that each happened."""
+
+    @property
+    def answerer(self) -> oracle.Answerer | None:
+        return None if self.outcome == "unanswered" else (self.server, PROVIDERS[self.host])
+
+    def line(self, time: float, number: int) -> bytes:
+        relay, host = "none", f"{self.host}[192.0.2.1]"
+        if self.outcome == "sent":
+            relay, end = f"{host}:25", "sent (250 2.0.0 Ok)"
+        elif self.outcome == "refused":
+            blocked = f"554 5.7.1 Service unavailable; Client host [{ip(number)}] blocked using bl.spamcop.net"
+            end = f"deferred (host {host} refused to talk to me: {blocked})"
+        else:
+            end = f"deferred (connect to {host}:25: Connection timed out)"
+        text = f"4A00000001: to=<{recipient(number)}>, relay={relay}, delay=1, delays=0/0/1/0, dsn={self.mark}, status={end}"
+        if self.times > 1:
+            text = f"message repeated {self.times} times: [ {text}]"
+        return f"{stamp(time)} {self.server} postfix/smtp[1]: {text}\n".encode()
+
+
+class Lasting(NamedTuple):
+    """A rule with "until", and which deliveries it concerns."""
+
+    rule: oracle.Rule
+    by: tuple[str, ...]
+    counted: tuple[str, ...]
+    """Outcomes."""
+    ending: tuple[str, ...]
+
+    def yaml(self) -> str:
+        conditions = {
+            ("refused",): ", where: {reply_class: ip_blocked}",
+            ("refused", "unanswered"): ", where: {status: deferred}",
+            ("sent",): ", where: {status: sent}",
+            OUTCOMES: "",
+        }
+        more = {
+            "on": "delivery" + conditions[self.counted].replace(", ", "\n    "),
+            "by": f"[{', '.join(self.by)}]",
+            "until": f"{{name: over, on: delivery{conditions[self.ending]}{f', quiet: {self.rule.quiet:g}' if self.rule.quiet else ''}}}",
+        }
+        if self.rule.measure == "distinct":
+            more["measure"] = "distinct(dsn)"
+        if self.rule.measure == "ratio":
+            more["of"] = "{dsn: 4.7.1}"
+        return yaml(self.rule, **more)
+
+    def key(self, delivery: Delivery, number: int) -> str | None:
+        """None for what has no key."""
+        fields = {
+            "recipient": recipient(number),
+            "host": delivery.server,
+            "provider": delivery.answerer[1] if delivery.answerer else None,
+            "blocked_ip": ip(number) if delivery.outcome == "refused" else "",
+        }
+        texts = [fields[name] for name in self.by]
+        return None if None in texts else "\0".join(str(text) for text in texts)
+
+    def subject(self, key: str) -> dict[str, str]:
+        return {name: text for name, text in zip(self.by, key.split("\0"), strict=True) if text}
+
+
+OUTCOMES = ("refused", "sent", "unanswered")
+
+
+def recipient(number: int) -> str:
+    return f"a{number}@x.example"
+
+
+def ip(number: int) -> str:
+    return f"198.51.100.{number}"
+
+
+@st.composite
+def lasting(draw):
+    measure = draw(st.sampled_from(("count", "count", "distinct", "ratio")))
+    threshold = draw(st.sampled_from((0.25, 0.5, 1.0)) if measure == "ratio" else st.integers(1, 3))
+    rule = oracle.Rule(
+        measure=measure,
+        window=draw(st.sampled_from((1, 10, 60, 600))),
+        threshold=threshold,
+        release=threshold * draw(st.sampled_from((0.5, 1.0))),
+        cooldown=draw(st.sampled_from((1, 10, 60, 600))),
+        at_least=draw(st.integers(1, 3)) if measure == "ratio" else 1,
+        until=True,
+        quiet=draw(st.sampled_from((0, 1, 10, 60, 300))),
+    )
+    return Lasting(
+        rule,
+        by=draw(st.sampled_from((("recipient",), ("host", "provider", "blocked_ip"), ("host", "provider", "blocked_ip")))),
+        counted=draw(st.sampled_from((OUTCOMES[:1], OUTCOMES[:1], ("refused", "unanswered"), OUTCOMES))),
+        ending=draw(st.sampled_from((("sent",), ("sent",), ("sent",), OUTCOMES))),
+    )
+
+
+deliveries = st.builds(
+    Delivery,
+    step=st.sampled_from((0, 0, 0, 1, 1, 5, 10, 59, 60, 61, 300, 601, 90_000, -1, -30, -59, -60, -61, -100)),
+    server=st.sampled_from(("mx1", "mx1", "mx2")),
+    host=st.sampled_from(("mx1.example.net", *PROVIDERS)),
+    outcome=st.sampled_from(("refused", "refused", "sent", "sent", "unanswered")),
+    number=st.integers(1, 3),
+    mark=st.sampled_from(("4.7.1", "4.7.2")),
+    addresses=st.sampled_from((1, 1, 1, 1, 20)),
+    times=st.sampled_from((1, 1, 1, 3)),
+)
+
+
+def blocks(*steps: int, outcome: str = "refused", **more: int) -> list[Delivery]:
+    """Deliveries of one server to one host."""
+    return [Delivery(step, "mx1", "mx1.example.net", outcome, **{"number": 1, "mark": "4.7.1", **more}) for step in steps]
+
+
+BLOCK = Lasting(oracle.Rule("count", 60, 1, 1, 1, until=True, quiet=10), ("host", "provider", "blocked_ip"), ("refused",), ("sent",))
+
+
+@settings(max_examples=settings().max_examples * 8)
+@given(lasting(), st.lists(deliveries, max_size=30), set_backs, stops, st.booleans())
+# More addresses than have room: those that are left over fire when others end, but not those that were seen just now.
+@example(
+    BLOCK,
+    [*blocks(0, 5, addresses=20), *blocks(5, 5, outcome="sent"), *blocks(0, addresses=20), *blocks(10, outcome="sent")],
+    None,
+    2,
+    True,
+)
+# A late refusal is seen now; a late delivery passes now.
+@example(BLOCK, [*blocks(0, 100, -60), *blocks(0, 9, outcome="sent"), *blocks(11, -59, outcome="sent")], None, None, False)
+# What was under way when the clock was set back is forgotten: nothing ends, and the same key fires again.
+@example(BLOCK, [*blocks(0, addresses=20), *blocks(0, 0), *blocks(0, 20, outcome="sent")], (1, 1000), 1, True)
+@example(BLOCK, [*blocks(0, addresses=20), *blocks(0, 0), *blocks(0, 20, outcome="sent")], (1, 999), 1, True)
+def test_episodes_that_last(case, events, set_back, stop, looked_at):
+    expected, observed = [], []
+    model = oracle.Windows(case.rule)
+    rules = rules_of(case.yaml())
+    engine = make_engine(rules)
+    time = 0.0
+    for place, event in enumerate(events):
+        step, numbers = event.step, list(range(event.number, event.number + event.addresses))
+        if set_back and set_back[0] == place:
+            step, numbers = -SET_BACK_BY, [event.number] * set_back[1]
+        if stop == place:
+            engine = restored(engine, rules)
+        time = (model.now if step < 0 and place else time) + step
+        found = engine.feed(b"".join(event.line(time, number) for number in numbers)).detections
+        observed += [(place, one.rule, one.subject, one.value, one.time) for one in found]
+        if looked_at:
+            engine.counters()
+            engine.lasting()
+        for number in numbers:
+            if not model.arrives(time):
+                continue
+            key, now = case.key(event, number), moment(model.now)
+            if event.outcome in case.counted and key is not None:
+                value = model.count(key, time, 1, event.mark, event.mark == "4.7.1", event.times, event.answerer)
+                if value is not None:
+                    expected.append((place, "r", case.subject(key), round(value, 6), now))
+            if event.outcome in case.ending:
+                expected += [(place, "over", case.subject(over), model.now - began, now) for over, began in model.passes(event.answerer)]
+    assert observed == expected
+    under_way = [(case.subject(name), model.keys[name]) for name in model.lasting]
+    assert sorted(
+        (began, seen, sorted((field, text) for field, text in who.items() if text)) for _, who, began, seen in engine.lasting()
+    ) == sorted((moment(key.fired), moment(key.seen), sorted(who.items())) for who, key in under_way)
+    counters = engine.counters()
+    assert (counters["active"], counters["late"], counters["clock_set_back"]) == ({"r": len(under_way)}, model.late, model.set_back)

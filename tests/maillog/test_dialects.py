@@ -531,7 +531,7 @@ def test_a_cracked_account_of_sendmail():
     burst = found["outbound-burst-account", '{"sasl_username": "info@example.com"}']
     assert burst.value >= 200
     assert {"198.51.100.3", "198.51.100.2"} <= set(burst.related["client_ips"])
-    block = found["remote-block", '{"host": "mx", "provider": "example.net"}']
+    block = found["remote-block", '{"blocked_ip": "192.0.2.9", "host": "mx", "provider": "yahoo"}']
     assert block.related["client_ips"] == ["198.51.100.1"]
 
 
@@ -552,5 +552,5 @@ def test_a_cracked_account_of_exim():
     assert burst.value >= 200
     assert {"198.51.100.3", "198.51.100.2"} <= set(burst.related["client_ips"])
     # The log of exim itself names no host.
-    block = found["remote-block", '{"provider": "example.net"}']
+    block = found["remote-block", '{"blocked_ip": "192.0.2.9", "provider": "yahoo"}']
     assert block.related["client_ips"] == ["198.51.100.1"]

@@ -42,6 +42,7 @@ CONTRACT = {
     "sentinel_window_keys": ("gauge", {"rule"}),
     "sentinel_evictions_total": ("counter", {"table"}),
     # Beyond the contract.
+    "sentinel_remote_reply_repeats_total": ("counter", {"class", "provider"}),
     "sentinel_late_lines_total": ("counter", set()),
     "sentinel_unattributed_deliveries_total": ("counter", set()),
     "sentinel_clock_set_back_total": ("counter", set()),

@@ -3,6 +3,11 @@
 from dataclasses import dataclass, field
 
 LATENESS = 60.0
+SET_BACK = 1000
+MAX_LASTING = 16
+
+Answerer = tuple[str, str]
+"""A server, and the provider whose host answered it."""
 
 
 @dataclass
@@ -15,6 +20,9 @@ class Rule:
     at_least: int = 1
     then: bool = False
     """Fires on another event than those it counts."""
+    until: bool = False
+    """Its episodes last until mail passes."""
+    quiet: float = 0.0
 
 
 @dataclass
@@ -23,42 +31,82 @@ class Key:
     """Time, weight, item, whether it is a hit."""
     active: bool = False
     fired: float | None = None
+    seen: float = float("-inf")
+    answerer: Answerer | None = None
+    """With whom its lasting episode is."""
 
 
 class Windows:
-    """One rule. ``count`` and ``follow`` return the value with which it fires, or None."""
+    """One rule. ``count`` and ``follow`` return the value with which it fires, or None; ``passes`` the keys whose episodes it ends."""
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self.now = float("-inf")
         self.keys: dict[str, Key] = {}
         self.late = 0
+        self.late_run = 0
+        self.set_back = 0
+        self.lasting: list[str] = []
+        """Keys in an episode with ``until``, in the order in which they fired."""
 
     def arrives(self, time: float) -> bool:
-        """Moves the watermark; whether the event is in time."""
-        if time < self.now - LATENESS:
-            self.late += 1
+        """Moves the watermark; whether the event is in time. Very many late ones in a row: the clock was set back."""
+        late = time < self.now - LATENESS
+        self.late += late
+        self.late_run = self.late_run + 1 if late else 0
+        if not late:
+            self.now = max(self.now, time)
+        elif self.late_run == SET_BACK:
+            self.set_back += 1
+            self.late_run = 0
+            self.now = time
+            self.keys = {}
+            self.lasting = []
+        else:
             return False
-        self.now = max(self.now, time)
         return True
 
-    def count(self, name: str, time: float, weight: float, item: str, hit: bool, times: int = 1) -> float | None:
+    def count(
+        self, name: str, time: float, weight: float, item: str, hit: bool, times: int = 1, answerer: Answerer | None = None
+    ) -> float | None:
         key = self.keys.setdefault(name, Key())
         if self.rule.measure == "sum" and weight <= 0:
             return None
         self._settle(key)
         key.events.extend([(time, weight, item, hit)] * times)
+        key.seen = self.now
         if self.rule.then:
             return None
-        return self._fire(key)
+        return self._fire(name, key, answerer)
 
     def follow(self, name: str) -> float | None:
         key = self.keys.setdefault(name, Key())
         self._settle(key)
-        return self._fire(key)
+        return self._fire(name, key)
+
+    def passes(self, answerer: Answerer | None) -> list[tuple[str, float]]:
+        """Each key whose episode is over, and when that began."""
+        over = [
+            name
+            for name in self.lasting
+            if answerer is not None and self.keys[name].answerer == answerer and self.now - self.keys[name].seen >= self.rule.quiet
+        ]
+        self.lasting = [name for name in self.lasting if name not in over]
+        began = []
+        for name in over:
+            key = self.keys[name]
+            assert key.fired is not None
+            key.active = False
+            began.append((name, key.fired))
+        return began
+
+    def ranking(self) -> list[tuple[str, int, int]]:
+        """Each key that has events in its window: how many, and how many of them are hits."""
+        inside = {name: self._inside(key) for name, key in self.keys.items()}
+        return sorted((name, len(events), sum(hit for _, _, _, hit in events)) for name, events in inside.items() if events)
 
     def value(self, key: Key) -> float:
-        inside = [event for event in key.events if self.now - self.rule.window < event[0] <= self.now]
+        inside = self._inside(key)
         if self.rule.measure == "count":
             return len(inside)
         if self.rule.measure == "sum":
@@ -68,14 +116,22 @@ class Windows:
         hits = sum(hit for _, _, _, hit in inside)
         return hits / len(inside) if inside and len(inside) >= self.rule.at_least else 0.0
 
+    def _inside(self, key: Key) -> list[tuple[float, float, str, bool]]:
+        return [event for event in key.events if self.now - self.rule.window < event[0] <= self.now]
+
     def _settle(self, key: Key) -> None:
         """An episode is over when the measure is below the release level before the new event comes in."""
-        if key.active and self.value(key) < self.rule.release:
+        if key.active and not self.rule.until and self.value(key) < self.rule.release:
             key.active = False
 
-    def _fire(self, key: Key) -> float | None:
+    def _fire(self, name: str, key: Key, answerer: Answerer | None = None) -> float | None:
         value = self.value(key)
         if key.active or value < self.rule.threshold or (key.fired is not None and self.now < key.fired + self.rule.cooldown):
             return None
+        if self.rule.until:
+            if sum(self.keys[other].answerer == answerer for other in self.lasting) >= MAX_LASTING:
+                return None
+            key.answerer = answerer
+            self.lasting.append(name)
         key.active, key.fired = True, self.now
         return value
