@@ -25,6 +25,7 @@ lint: $(VENV)/.built
 bench: $(VENV)/.built
 	@$(BIN)/python tests/bench/bench.py
 	@$(BIN)/python tests/bench/startup.py
+	@$(BIN)/python tests/bench/replies.py
 
 # Hostile bytes through the compiled parts under clang's sanitizers: make fuzz SECONDS=600. Needs network once, for clang and atheris.
 fuzz: $(VENV)/.built

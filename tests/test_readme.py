@@ -10,6 +10,9 @@ from pydantic import BaseModel
 from sentinel.cli import build_parser, main
 from sentinel.config import Config, DatabaseSettings, LoginSettings, PolicySettings
 from sentinel.detect.detection import Detection
+from sentinel.detect.engine import REPLY_COLUMNS
+from sentinel.detect.replies import _RULE_KEYS as _REPLY_KEYS
+from sentinel.detect.replies import CLASS_NAMES, STAGES
 from sentinel.detect.rules import _RULE_KEYS, CONDITION_FIELDS
 from sentinel.maillog.fields import COLUMNS, KINDS
 from sentinel.observe.metrics import METRICS
@@ -60,6 +63,17 @@ def test_the_rule_works_and_the_keys_are_whole(tmp_path: Path, capsys: pytest.Ca
     assert set(_RULE_KEYS) <= words(section("Keys"))
     assert set(KINDS[2:]) <= words(section("Kinds"))
     assert set(CONDITION_FIELDS) <= words(section("Conditions")) | set(COLUMNS)
+
+
+def test_the_reply_rule_works_and_its_keys_are_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "example.yaml"
+    path.write_text(block("yaml", "Write a reply rule"), encoding="utf-8")
+    assert main(["rules", "test", str(path)]) == 0
+    assert capsys.readouterr().out in README
+    assert set(_REPLY_KEYS) <= words(section("Write a reply rule"))
+    assert set(STAGES) <= words(section("Write a reply rule"))
+    assert set(CLASS_NAMES[1:]) <= words(section("Who blocks us"))
+    assert set(REPLY_COLUMNS) <= words(section("Find the culprit in a log"))
 
 
 def test_references_are_whole() -> None:
