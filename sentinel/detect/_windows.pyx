@@ -455,7 +455,7 @@ cdef Py_ssize_t write_shape(const char *p, Py_ssize_t n, char *out, Literal *lit
     ``i`` and ``at``: goes on at this byte of the reply and this one of the shape, after a blank of ``spaces``. ``ended``: whether
     nothing of what was decided depends on what follows the n bytes, if they end in a blank.
 
-    What differs between two messages becomes ``#``: addresses, times, identifiers. Codes and the names of lists, which decide, have fewer
+    What differs between two messages becomes ``#``: IP addresses, times, identifiers; mail addresses become ``@``. Codes and the names of lists, which decide, have fewer
     digits and stay. What stands in angle brackets goes, unless it is a URL or an IP address.
     """
     cdef Py_ssize_t start, digits, length, mixed, joints, k
@@ -549,7 +549,7 @@ cdef Py_ssize_t write_shape(const char *p, Py_ssize_t n, char *out, Literal *lit
             # So does what such an identifier begins with: Google's "d9443c01a7336-22902a1b3c4d5e6f".
             if before != NULL:
                 to = before
-            to[0] = 35
+            to[0] = 64 if all_signs & AT else 35
             to += 1
             before = NULL
             if joints > 1 and not all_signs & AT:

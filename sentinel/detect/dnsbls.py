@@ -70,7 +70,11 @@ class BlockLists:
             # The operator's own domain is a web site's, not a zone's.
             if b"#" not in zone and zone.count(b".") > 1 and not zone.startswith((b"www.", b"check.")) and self.by_zone(zone):
                 return zone.decode("ascii")
-        return self.by_name(text) or self.by_url(text)
+        known = self.by_name(text) or self.by_url(text)
+        if known:
+            return known
+        sites = (found[1].lower() for found in _URL_HOST.finditer(text))
+        return next((site.decode("ascii") for site in sites if site.count(b".") > 1 and _NAMED_LIKE_A_LIST.search(site)), "")
 
     def by_zone(self, zone: bytes) -> str:
         """The list that a zone or one of its sub-zones or mirrors belongs to."""

@@ -1,9 +1,9 @@
 """What a remote server's refusal is about: class, sub-reason, whose reply it is, which address is blocked on which list.
 
-The knowledge is data: ``rules/replies/*.yaml`` (see there for every key in use, and ``README.md`` for the reference),
-``rules/providers.yaml`` and ``rules/dnsbls.yaml``. A reply is classified from its *shape*, in which addresses and identifiers have
-become ``#`` while short numbers, which decide (``OFR006_102``, ``AUP#I-1310``, ``IB106``, ``BL000001``), stay: three hundred thousand
-deferrals of one kind are classified once. What a reply means depends on its shape and on the addresses printed in it, on nothing else.
+The knowledge is data: ``rules/replies/*.yaml`` (``README.md`` has the reference of their keys), ``rules/providers.yaml`` and
+``rules/dnsbls.yaml``. A reply is classified from its *shape*, in which IP addresses and identifiers have become ``#`` and mail addresses
+``@``, while short numbers, which decide (``OFR006_102``, ``AUP#I-1310``, ``IB106``, ``BL000001``), stay: three hundred thousand deferrals
+of one kind are classified once. What a reply means depends on its shape and on the IP addresses printed in it, on nothing else.
 """
 
 from __future__ import annotations

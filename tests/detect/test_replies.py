@@ -150,6 +150,7 @@ LISTS = {
     "550 192.0.2.9 is listed on the Exploits Block List (XBL)": "spamhaus-xbl",
     "554 Blocked - see http://www.spamhaus.org/query/bl?ip=192.0.2.9": "spamhaus",
     "550 Blocked, see http://www.barracudanetworks.com/reputation/?ip=192.0.2.9": "barracuda",
+    "550 Blocked. Please check https://rbl.provider.example/?192.0.2.9": "rbl.provider.example",
     "450 4.7.1 Client host [192.0.2.9] blocked using customer1234567.r.mail-abuse.com": "trendmicro-ers",
     "550 5.1.1 <bl.spamcop.net@example.com>: Recipient address rejected: User unknown": "",
 }

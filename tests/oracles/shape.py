@@ -116,7 +116,7 @@ def shape_of(data: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
         if _varies(token):
             if before is not None:
                 del out[before:]
-            out += b"#"
+            out += b"@" if b"@" in token else b"#"
             before = None
             if len(re.findall(rb"[._]", token)) > 1 and b"@" not in token:
                 out += _domain(token)
