@@ -404,7 +404,7 @@ cdef enum:
     SHORT_REPLY = 224
 
 cdef struct Space:
-    # A blank outside of angle brackets: where it is, and where the shape goes on after it. What comes before it does not reach beyond it.
+    # A blank outside of what is left out: where it is, and where the shape goes on after it. What comes before it does not reach beyond it.
     uint16_t at, after
 
 cdef struct Template:
@@ -455,48 +455,44 @@ cdef Py_ssize_t write_shape(const char *p, Py_ssize_t n, char *out, Literal *lit
     ``i`` and ``at``: goes on at this byte of the reply and this one of the shape, after a blank of ``spaces``. ``ended``: whether
     nothing of what was decided depends on what follows the n bytes, if they end in a blank.
 
-    What differs between two messages becomes ``#``: IP addresses, times, identifiers; mail addresses become ``@``. Codes and the names of lists, which decide, have fewer
-    digits and stay. What stands in angle brackets goes, unless it is a URL or an IP address.
+    What differs between two messages goes: an IP address becomes ``#``, a mail address ``@``, a time or an identifier ``~``. Codes and the names of lists, which decide, have fewer
+    digits and stay. What stands in angle brackets without a blank goes, unless it is a URL or an IP address.
     """
     cdef Py_ssize_t start, digits, length, mixed, joints, k
     cdef char *to = out + at
     cdef char *before = NULL     # the token before a hyphen, if it may be part of an identifier
     cdef uint8_t sign, all_signs, last_sign
-    cdef bint bracket = False    # what was decided at its "<" may depend on what follows
+    cdef bint bracket = False    # what was decided at a "<" may depend on what follows
     while i < n:
         sign = SIGNS[<uint8_t> p[i]]
         if sign == 0:
             to[0] = p[i]
             to += 1
-            if p[i] == 60:
+            if p[i] == 60 and i + 1 < n and p[i + 1] != 32:
+                # An address or an identifier of this one message, if a bracket closes it before a blank comes, or it is quoted.
                 k = i + 1
-                while k < n and p[k] == 32:
+                while k < n and p[k] != 62 and (p[k] != 32 or p[i + 1] == 34):
                     k += 1
-                length = ipv4_length(p, k, n)
+                length = ipv4_length(p, i + 1, n)
                 if length == 0:
-                    length = ipv6_length(p, k, n)
-                if length == 0 and not (k + 4 <= n and memcmp(p + k, b"http", 4) == 0):
-                    # An address or an identifier of this one message.
-                    k = client_in(p, i, n, &length)
-                    if k and n_literals[0] < MAX_LITERALS:
+                    length = ipv6_length(p, i + 1, n)
+                if (k == n or p[k] == 62) and length == 0 and not (i + 5 <= n and memcmp(p + i + 1, b"http", 4) == 0):
+                    start = client_in(p, i, n, &length)
+                    if start and n_literals[0] < MAX_LITERALS:
                         to[0] = 91
                         to[1] = 35
                         to[2] = 93
                         literals[n_literals[0]].place = <int32_t> (to + 1 - out)
-                        literals[n_literals[0]].start = <int32_t> k
+                        literals[n_literals[0]].start = <int32_t> start
                         literals[n_literals[0]].length = <int32_t> length
                         n_literals[0] += 1
                         to += 3
-                    while i < n and p[i] != 62:
-                        i += 1
-                    bracket = i == n
+                    # Where none closes it, more of the text might.
+                    bracket = k == n
+                    i = k
                     to[0] = 62
                     to += 1
-                else:
-                    bracket = True
-            elif p[i] == 62:
-                bracket = False
-            elif p[i] == 32 and spaces != NULL and not bracket and n_spaces[0] < MAX_SPACES:
+            elif p[i] == 32 and spaces != NULL and n_spaces[0] < MAX_SPACES:
                 spaces[n_spaces[0]].at = <uint16_t> i
                 spaces[n_spaces[0]].after = <uint16_t> (to - out)
                 n_spaces[0] += 1
@@ -511,7 +507,7 @@ cdef Py_ssize_t write_shape(const char *p, Py_ssize_t n, char *out, Literal *lit
                 length = ipv4_length(p, i, n)
                 k = stamp_length(p, i, n)
                 if k:
-                    to[0] = 35
+                    to[0] = 126
                     to += 1
                     before = NULL
                     i += k
@@ -549,7 +545,7 @@ cdef Py_ssize_t write_shape(const char *p, Py_ssize_t n, char *out, Literal *lit
             # So does what such an identifier begins with: Google's "d9443c01a7336-22902a1b3c4d5e6f".
             if before != NULL:
                 to = before
-            to[0] = 64 if all_signs & AT else 35
+            to[0] = 64 if all_signs & AT else 126
             to += 1
             before = NULL
             if joints > 1 and not all_signs & AT:

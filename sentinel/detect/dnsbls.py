@@ -14,7 +14,7 @@ from sentinel.detect.patterns import Patterns, pattern_of
 from sentinel.marked import Marked, read
 from sentinel.resources import resource
 
-_HOST = rb"(?:[a-z0-9_#][a-z0-9_#-]*\.)+[a-z]{2,}"
+_HOST = rb"(?:[a-z0-9_~][a-z0-9_~-]*\.)+[a-z]{2,}"
 _AFTER = re.compile(
     # Postfix's "blocked using ZONE", and what others say before or after a zone's name.
     rb"(?:block(?:ed)?|reject(?:ed|s)?|(?:black ?)?listed|blacklisted|found|refused|banned|denied|lookup site|dnsbl|rbl|blocklist"
@@ -63,12 +63,12 @@ class BlockLists:
         """The list that a refusal names: its zone as written, else the short name; empty if none is named."""
         for found in _AFTER.finditer(text):
             zone = found[1].lower()
-            if b"#" not in zone and (self.by_zone(zone) or (_NAMED_LIKE_A_LIST.search(zone) and not _is_file(zone))):
+            if b"~" not in zone and (self.by_zone(zone) or (_NAMED_LIKE_A_LIST.search(zone) and not _is_file(zone))):
                 return zone.decode("ascii")
         for found in _ANY_HOST.finditer(text):
             zone = found[1].lower()
             # The operator's own domain is a web site's, not a zone's.
-            if b"#" not in zone and zone.count(b".") > 1 and not zone.startswith((b"www.", b"check.")) and self.by_zone(zone):
+            if b"~" not in zone and zone.count(b".") > 1 and not zone.startswith((b"www.", b"check.")) and self.by_zone(zone):
                 return zone.decode("ascii")
         known = self.by_name(text) or self.by_url(text)
         if known:

@@ -1,8 +1,8 @@
 """What a remote server's refusal is about: class, sub-reason, whose reply it is, which address is blocked on which list.
 
 The knowledge is data: ``rules/replies/*.yaml`` (``README.md`` has the reference of their keys), ``rules/providers.yaml`` and
-``rules/dnsbls.yaml``. A reply is classified from its *shape*, in which IP addresses and identifiers have become ``#`` and mail addresses
-``@``, while short numbers, which decide (``OFR006_102``, ``AUP#I-1310``, ``IB106``, ``BL000001``), stay: three hundred thousand deferrals
+``rules/dnsbls.yaml``. A reply is classified from its *shape*, in which an IP address has become ``#``, a mail address ``@`` and an
+identifier ``~``, while short numbers, which decide (``OFR006_102``, ``AUP#I-1310``, ``IB106``, ``BL000001``), stay: three hundred thousand deferrals
 of one kind are classified once. What a reply means depends on its shape and on the IP addresses printed in it, on nothing else.
 """
 
@@ -59,7 +59,7 @@ _STAGE_OF = {
 _HOST = re.compile(
     r"^(?:delivery temporarily suspended: )?host ([^\s\[\]]{1,255})\[([^\s\[\]]{1,60})\]((?: said: | refused to talk to me: ).*)", re.DOTALL
 )
-_LEADING_HOST = re.compile(rb"[\s\"]*\d{3}[- ](?:\d\.\d\.\d )?([#a-z0-9-]+(?:\.[a-z0-9-]+)+)", re.IGNORECASE)
+_LEADING_HOST = re.compile(rb"[\s\"]*\d{3}[- ](?:\d\.\d\.\d )?([~a-z0-9-]+(?:\.[a-z0-9-]+)+)", re.IGNORECASE)
 _URL = re.compile(rb"https?://[^\s<>\"'`|\\]+", re.IGNORECASE)
 _BRACKETS = {b")": b"(", b"]": b"["}
 _ABOUT_OUR_ADDRESS = (CLASS_NAMES.index("ip_blocked"), CLASS_NAMES.index("rate_limited"))

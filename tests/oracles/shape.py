@@ -73,21 +73,19 @@ def shape_of(data: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
         found = _TOKEN.match(data, i)
         if not found:
             out += data[i : i + 1]
-            if data[i : i + 1] == b"<":
-                k = i + 1
-                while data[k : k + 1] == b" ":
-                    k += 1
-                length = _v4(data, k) or _v6(data, k)
-                if not length and data[k : k + 4] != b"http":
-                    inner = re.compile(rb"<[^>\[]*\[").match(data, i, i + 300)
-                    start = inner.end() if inner else 0
-                    size = (_v4(data, start) or _v6(data, start)) if inner and start < min(len(data), i + 300) else 0
+            if data[i : i + 1] == b"<" and data[i + 1 : i + 2] not in (b"", b" "):
+                inside = re.compile(rb"[^>]*" if data[i + 1 : i + 2] == b'"' else rb"[^> ]*", re.DOTALL).match(data, i + 1)
+                end = inside.end() if inside else i + 1
+                closed = data[end : end + 1] in (b"", b">")
+                if closed and not (_v4(data, i + 1) or _v6(data, i + 1)) and data[i + 1 : i + 5] != b"http":
+                    named = re.compile(rb"<[^>\[]*\[").match(data, i, i + 300)
+                    start = named.end() if named else 0
+                    size = (_v4(data, start) or _v6(data, start)) if named and start < min(len(data), i + 300) else 0
                     if size and data[start + size : start + size + 1] == b"]" and len(literals) < _MAX_LITERALS:
                         out += b"["
                         literal(start, size)
                         out += b"#]"
-                    end = data.find(b">", i)
-                    i = len(data) if end < 0 else end
+                    i = end
                     out += b">"
             if i >= len(data) or data[i : i + 1] != b"-" or i == 0 or data[i - 1 : i] == b"-":
                 before = None
@@ -97,7 +95,7 @@ def shape_of(data: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
         if not _word(data, i - 1):
             stamp = _TIME.match(data, i)
             if stamp:
-                out += b"#"
+                out += b"~"
                 before = None
                 i = stamp.end()
                 continue
@@ -116,7 +114,7 @@ def shape_of(data: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
         if _varies(token):
             if before is not None:
                 del out[before:]
-            out += b"@" if b"@" in token else b"#"
+            out += b"@" if b"@" in token else b"~"
             before = None
             if len(re.findall(rb"[._]", token)) > 1 and b"@" not in token:
                 out += _domain(token)
