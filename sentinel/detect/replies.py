@@ -2,8 +2,8 @@
 
 The knowledge is data: ``rules/replies/*.yaml`` (``README.md`` has the reference of their keys), ``rules/providers.yaml`` and
 ``rules/dnsbls.yaml``. A reply is classified from its *shape*, in which an IP address has become ``#``, a mail address ``@`` and an
-identifier ``~``, while short numbers, which decide (``OFR006_102``, ``AUP#I-1310``, ``IB106``, ``BL000001``), stay: three hundred thousand deferrals
-of one kind are classified once. What a reply means depends on its shape and on the IP addresses printed in it, on nothing else.
+identifier ``~``, while short numbers, which decide (``OFR006_102``, ``AUP#I-1310``, ``IB106``, ``BL000001``), stay: three hundred thousand
+deferrals of one kind are classified once. What a reply means depends on its shape and on the IP addresses printed in it, on nothing else.
 """
 
 from __future__ import annotations
