@@ -690,7 +690,8 @@ cdef class Windows:
     cdef uint8_t gateway[256]        # by a provider's number: its hosts answer for others
     cdef SaidText *said_texts        # the texts of verdicts, four each
     cdef uint8_t *said_by            # by place in verdicts: the provider's number that the text tells
-    cdef uint8_t lasting_at[1024]    # by a provider's place
+    cdef int32_t lasting_at[1024]    # how many of them, by a provider's place
+    cdef dict group_of               # (rule, text number of a key) -> its entry there
     cdef dict lasting                # (rule, server and answerer) -> text numbers of the keys whose episodes last until mail passes
     cdef list class_names, provider_names
     # of the row at hand
@@ -737,6 +738,7 @@ cdef class Windows:
         self.provider_texts = []
         self.provider_places = {}
         self.lasting = {}
+        self.group_of = {}
         # Number 0 is everybody else, or nobody.
         self.provider_names = ["", *list(knowledge.providers)[:254]]
         self.known_providers = {name.encode(): i for i, name in enumerate(self.provider_names)}
@@ -1457,34 +1459,40 @@ cdef class Windows:
         return 0
 
     cdef int index_lasting(self) except -1:
-        """Notes whose hosts' deliveries may end an episode."""
+        """Counts anew whose hosts' deliveries may end an episode."""
         memset(self.lasting_at, 0, sizeof(self.lasting_at))
         for _, group in self.lasting:
-            self.lasting_at[self.remember_provider(group[group.index(b"\0") + 1:]) >> 8 & 1023] = True
+            self.lasting_at[self.place_of(group)] += 1
         return 0
+
+    cdef int place_of(self, bytes group) except -1:
+        """Where ``lasting_at`` counts an answerer's episodes."""
+        return <int> (self.remember_provider(group[group.index(b"\0") + 1:]) >> 8 & 1023)
 
     cdef int no_longer(self, int32_t r, Rule *rule, Key *key) except -1:
         """Takes a lasting episode out."""
+        cdef tuple group = self.group_of.pop((r, key.symbol))
         key.active = 0
         rule.active -= 1
-        for group, symbols in self.lasting.items():
-            if group[0] == r and key.symbol in symbols:
-                symbols.remove(key.symbol)
-                if not symbols:
-                    del self.lasting[group]
-                    self.index_lasting()
-                break
+        symbols = self.lasting[group]
+        symbols.remove(key.symbol)
+        if not symbols:
+            del self.lasting[group]
+            self.lasting_at[self.place_of(group[1])] -= 1
         return 0
 
     cdef int cross(self, int32_t r, Rule *rule, Key *key, Row *row, double value) except -1:
         cdef const char *line = self.batch.base + row.line
         if rule.until:
             group = (r, self.answerer(row, line) or b"\0")
-            symbols = self.lasting.setdefault(group, [])
-            if len(symbols) >= MAX_LASTING:
+            symbols = self.lasting.get(group)
+            if symbols is None:
+                symbols = self.lasting[group] = []
+                self.lasting_at[self.place_of(group[1])] += 1
+            elif len(symbols) >= MAX_LASTING:
                 return 0
             symbols.append(key.symbol)
-            self.index_lasting()
+            self.group_of[r, key.symbol] = group
         key.active = 1
         key.fired = self.now
         key.warm = 0
@@ -1942,6 +1950,7 @@ cdef class Windows:
         for i_, name, n_ in repeats:
             self.repeats[<int> i_][<int> self.known_providers.get(name.encode(), 0)] += <int64_t> n_
         self.lasting = {(r_, group.encode("latin-1")): symbols for r_, group, symbols in lasting}
+        self.group_of = {(group[0], symbol): group for group, symbols in self.lasting.items() for symbol in symbols}
         self.index_lasting()
         self.evidence = {
             (r_, s_): [Kept.of([*e[:3], *[None if x is None else x.encode("latin-1") for x in e[3:]]]) for e in lines]
