@@ -1,10 +1,14 @@
-"""What the windows promise beyond the measure: limits, evidence, a clock that is set back, names that differ by case."""
+"""What the windows promise beyond the measure: limits, evidence, a clock that is set back, names that differ by case, episodes that last."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import pytest
 from helpers import make_engine, rules_from
 
 from sentinel.detect.engine import Engine
+from sentinel.detect.replies import load_replies
 
 START = datetime(2026, 10, 24, tzinfo=UTC)
 
@@ -25,9 +29,12 @@ def rule(**keys: object) -> str:
     return "rules:\n  - " + "\n    ".join(f"{key}: {value}" for key, value in merged.items()) + "\n"
 
 
+def stamp(second: float) -> str:
+    return (START + timedelta(seconds=second)).isoformat().replace("+00:00", "Z")
+
+
 def failed(second: float, ip: str = "192.0.2.1", login: str = "ann") -> bytes:
-    stamp = (START + timedelta(seconds=second)).isoformat().replace("+00:00", "Z")
-    return f"{stamp} mx postfix/smtpd[1]: warning: unknown[{ip}]: SASL PLAIN authentication failed: no, sasl_username={login}\n".encode()
+    return f"{stamp(second)} mx postfix/smtpd[1]: warning: unknown[{ip}]: SASL PLAIN authentication failed: no, sasl_username={login}\n".encode()
 
 
 def fired(engine: Engine, *lines: bytes) -> list[tuple[int, float]]:
@@ -234,3 +241,207 @@ def test_a_late_delivery_is_a_delivery(tmp_path):
     assert counters["late"] == 1
     assert sum(counters["deliveries"].values()) == 3
     assert sum(counters["replies"].values()) == 3
+
+
+# --- episodes that last until mail passes
+
+
+def lasting(**keys: object) -> str:
+    until = "{name: over, on: delivery, where: {status: sent}, quiet: 5m}"
+    more = {"where": "{reply_class: ip_blocked}", "by": "[host, provider, blocked_ip]", "window": "10m", "threshold": 1, "until": until}
+    return rule(**{"on": "delivery", **more, **keys})
+
+
+def delivery(second: float, status: str, host: str = "mx.example.net", server: str = "mx") -> bytes:
+    text = f"to=<u@x.example>, relay={host}[192.0.2.1]:25, delay=1, delays=0/0/1/0, dsn=4.0.0, status={status}"
+    return f"{stamp(second)} {server} postfix/smtp[1]: 4A00000001: {text}\n".encode()
+
+
+def sent(second: float, host: str = "mx.example.net", server: str = "mx") -> bytes:
+    return delivery(second, "sent (250 2.0.0 Ok)", host, server)
+
+
+def said(second: float, reply: str, host: str = "mx.example.net", server: str = "mx") -> bytes:
+    return delivery(second, f"bounced (host {host}[192.0.2.1] said: {reply})", host, server)
+
+
+def refused(second: float, ip: str = "198.51.100.1", host: str = "mx.example.net", server: str = "mx") -> bytes:
+    return said(second, f"554 5.7.1 Service unavailable; Client host [{ip}] blocked using bl.spamcop.net", host, server)
+
+
+def many(second: float, number: int, host: str = "mx.example.net", server: str = "mx") -> list[bytes]:
+    """Refusals that name each another address."""
+    return [refused(second, f"198.51.100.{n}", host, server) for n in range(number)]
+
+
+def told(engine: Engine, lines: Iterable[bytes]) -> list[tuple[int, str]]:
+    """(line, rule) of each detection."""
+    return [(n, one.rule) for n, line in enumerate(lines) for one in engine.feed(line).detections]
+
+
+def test_episode_that_lasts_longer_than_the_window(tmp_path):
+    engine = make_engine(rules_from(tmp_path, lasting(threshold=2)))
+    assert told(engine, [refused(0), refused(1)]) == [(1, "r")]
+    # Others come and go, each after its window.
+    day = 86_400
+    assert told(engine, (refused(n * day / 200, host=f"mx.n{n}.example") for n in range(1, 200))) == []
+    assert engine.counters()["window_keys"]["r"] < 20
+    assert engine.counters()["active"] == {"r": 1}
+    # As many refusals as fire, but it is the same block.
+    assert told(engine, [refused(day), refused(day + 1)]) == []
+    began = int(START.timestamp() + 1) * 1_000_000
+    subject = {"host": "mx", "provider": "example.net", "blocked_ip": "198.51.100.1"}
+    assert engine.lasting() == [("r", subject, began, began + day * 1_000_000)]
+    passing = sent(day + 301)
+    (over,) = engine.feed(passing).detections
+    assert (over.rule, over.subject, over.measure, over.value) == ("over", subject, "episode", day + 300.0)
+    assert [entry["line"] for entry in over.evidence] == [passing.decode().rstrip("\n")]
+    assert engine.lasting() == []
+    assert engine.counters()["active"] == {"r": 0}
+    assert told(engine, [sent(day + 302), *[refused(day + 3601)] * 2]) == [(2, "r")]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        sent(400, host="mx.example.org"),
+        sent(400, server="mx2"),
+        sent(399.999999),
+        delivery(400, "deferred (host mx.example.net[192.0.2.1] said: 450 4.2.0 Greylisted)"),
+    ],
+    ids=["another provider", "another server", "within quiet", "not sent"],
+)
+def test_delivery_that_does_not_end_an_episode(tmp_path, other):
+    engine = make_engine(rules_from(tmp_path, lasting()))
+    assert told(engine, [refused(0), refused(100), other]) == [(0, "r")]
+    assert len(engine.lasting()) == 1
+    # Whichever of the provider's hosts takes the mail.
+    assert told(engine, [sent(400, host="mx2.example.net")]) == [(0, "over")]
+
+
+def test_quiet_is_counted_from_the_latest_refusal_of_the_same_key(tmp_path):
+    engine = make_engine(rules_from(tmp_path, lasting()))
+    lines = [refused(0), refused(200, "198.51.100.2"), sent(300)]
+    assert told(engine, lines) == [(0, "r"), (1, "r"), (2, "over")]
+    assert [who["blocked_ip"] for _, who, _, _ in engine.lasting()] == ["198.51.100.2"]
+
+
+def test_snapshot_at_any_line_of_episodes_that_last(tmp_path):
+    """What ends, and what has room to begin, is the same as without."""
+    rules = rules_from(tmp_path, lasting(cooldown="10m"))
+    lines = [
+        *many(0, 18),
+        refused(1, server="mx2"),
+        refused(2, host="mx.example.org"),
+        refused(700, "198.51.100.3"),
+        sent(701, server="mx2"),
+        sent(702),
+        refused(703, "198.51.100.17"),
+        sent(1003),
+        sent(1004, host="mx.example.org"),
+        *many(1005, 18),
+        sent(2000),
+    ]
+
+    def on(engine: Engine, first: int, last: int) -> list[dict[str, Any]]:
+        return [one.to_dict() for line in lines[first:last] for one in engine.feed(line).detections]
+
+    whole = make_engine(rules)
+    expected = on(whole, 0, len(lines))
+    assert [one["rule"] for one in expected].count("over") == 16 + 1 + 1 + 1 + 16
+    assert whole.lasting() == []
+    for stop in range(len(lines) + 1):
+        engine = make_engine(rules)
+        found = on(engine, 0, stop)
+        again = make_engine(rules)
+        assert again.restore(engine.snapshot())
+        assert again.lasting() == engine.lasting()
+        assert again.counters() == engine.counters()
+        assert found + on(again, stop, len(lines)) == expected
+
+
+def test_host_that_names_another_address_in_each_refusal(tmp_path):
+    """At most sixteen episodes of one server and one provider; others have their own."""
+    engine = make_engine(rules_from(tmp_path, lasting()))
+    assert told(engine, many(0, 100)) == [(n, "r") for n in range(16)]
+    assert told(engine, many(1, 100, host="mx.example.org")) == [(n, "r") for n in range(16)]
+    assert told(engine, many(2, 100, server="mx2")) == [(n, "r") for n in range(16)]
+    assert engine.counters()["active"] == {"r": 48}
+    assert told(engine, [sent(302)]) == [(0, "over")] * 16
+    # Those that fired are within their cooldown; the others have room now.
+    assert told(engine, many(303, 100)) == [(n, "r") for n in range(16, 32)]
+    assert engine.counters()["active"] == {"r": 48}
+
+
+def test_episode_whose_key_is_evicted_leaves_nothing_behind(tmp_path):
+    """It neither takes the room of others nor ends when mail passes."""
+    rules = rules_from(tmp_path, lasting())
+    rules[0].compiled["max_keys"] = 2
+    engine = make_engine(rules)
+    assert told(engine, many(0, 40)) == [(n, "r") for n in range(40)]
+    counters = engine.counters()
+    assert (counters["active"], counters["evictions"]["window_keys"]) == ({"r": 2}, 38)
+    again = make_engine(rules)
+    assert again.restore(engine.snapshot())
+    for one in (engine, again):
+        assert sorted(who["blocked_ip"] for _, who, _, _ in one.lasting()) == ["198.51.100.38", "198.51.100.39"]
+        assert told(one, [sent(300), sent(301)]) == [(0, "over"), (0, "over")]
+        assert one.counters()["active"] == {"r": 0}
+        # The last pair is within its cooldown.
+        assert told(one, many(302, 38)) == [(n, "r") for n in range(38)]
+        assert told(one, [*many(303, 1, "mx.example.org"), *many(303, 1, "mx.example.com"), sent(700)]) == [(0, "r"), (1, "r")]
+
+
+def test_clock_set_back_forgets_episodes_that_last(tmp_path):
+    engine = make_engine(rules_from(tmp_path, lasting()))
+    assert len(told(engine, many(7200, 16))) == 16
+    engine.feed(failed(0) * 1000)
+    assert (engine.counters()["clock_set_back"], engine.counters()["active"], engine.lasting()) == (1, {"r": 0}, [])
+    assert told(engine, [sent(1), *many(2, 100), sent(302)]) == [*((n, "r") for n in range(1, 17)), *[(101, "over")] * 16]
+
+
+# --- what refusals mean
+
+LISTED = "554 5.7.1 Service unavailable; Client host [198.51.100.1] blocked using bl.spamcop.net"
+FULL = "452 4.2.2 Mailbox full"
+SUSPENDED = f"deferred (delivery temporarily suspended: host mx.example.net[192.0.2.1] refused to talk to me: {LISTED})"
+
+
+@pytest.mark.parametrize(
+    ("where", "listed", "full", "suspended", "passed"),
+    [
+        ("{dnsbl: bl.spamcop.net}", 1, 0, 1, 0),
+        ("{dnsbl: absent}", 0, 1, 0, 1),
+        ("{blocked_ip: 198.51.100.*}", 1, 0, 1, 0),
+        ("{blocked_ip: 198.51.100.2}", 0, 0, 0, 0),
+        ("{reply_sub: mailbox_full}", 0, 1, 0, 0),
+        ("{reply_sub: {not: mailbox_full}}", 1, 0, 1, 1),
+        ('{reply_confidence: ">= 0.01"}', 1, 1, 1, 0),
+        ('{reply_confidence: ">= 1"}', 0, 0, 0, 0),
+        ("{suspended: true}", 0, 0, 1, 0),
+        ("{suspended: false}", 1, 1, 0, 1),
+    ],
+)
+def test_conditions_on_what_a_refusal_says(tmp_path, where, listed, full, suspended, passed):
+    lines = [said(0, LISTED), said(1, FULL), delivery(2, SUSPENDED), sent(3)]
+    rules = rules_from(tmp_path, rule(on="delivery", where=where, by="host", threshold=1))
+    assert [len(told(make_engine(rules), [line])) for line in lines] == [listed, full, suspended, passed]
+
+
+def test_other_knowledge_of_replies_from_the_next_row_on(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("replies:\n  - {name: moon, class: ip_blocked, confidence: 0.9, patterns: ['the moon is full']}\n", encoding="utf-8")
+    moon = "550 198.51.100.7: the moon is full"
+    before, after = load_replies(), load_replies([own])
+    engine = make_engine(rules_from(tmp_path, lasting()), replies=before)
+    assert told(engine, [said(0, moon), refused(1)]) == [(1, "r")]
+    engine.use_replies(after)
+    assert told(engine, [said(2, moon), refused(3)]) == [(0, "r")]
+    assert [who["blocked_ip"] for _, who, _, _ in engine.lasting()] == ["198.51.100.1", "198.51.100.7"]
+    engine.use_replies(before)
+    # It means nothing to the rule again: the episode is not put off by it.
+    assert told(engine, [said(302, moon), sent(303)]) == [(1, "over"), (1, "over")]
+    classes: dict[str, int] = {}
+    for (name, _), number in engine.counters()["replies"].items():
+        classes[name] = classes.get(name, 0) + number
+    assert classes == {"ip_blocked": 3, "other": 2}
