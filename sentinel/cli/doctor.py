@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
 from sentinel.cli import EXIT_FOUND, EXIT_OK
-from sentinel.cli.replay import plain, progress
+from sentinel.cli.replay import progress
+from sentinel.cli.text import as_json, plain
 from sentinel.detect.blocks import words
 from sentinel.detect.detection import Detection, format_time
-from sentinel.detect.engine import Engine
+from sentinel.detect.engine import Engine, Episode
 from sentinel.detect.replies import load_replies
 from sentinel.detect.rules import RuleSet, load_rules
 from sentinel.errors import UserError
@@ -19,7 +19,6 @@ from sentinel.replaying import Merge, detections
 from sentinel.zones import zone
 
 _COLUMNS = ("PROVIDER", "ADDRESS", "LIST", "SINCE", "LAST REFUSED", "SERVER")
-Key = tuple[tuple[str, str], ...]
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -27,18 +26,18 @@ def main(arguments: argparse.Namespace) -> int:
     if not rules:
         raise UserError('--rules: no rule there has "until", so none tells how long a block lasts; name rules/default.yaml too')
     engine = Engine(rules, replies=load_replies(arguments.replies), timezone=zone(arguments.timezone), year=arguments.year)
-    begun: dict[tuple[str, Key], Detection] = {}
+    begun: dict[str, Detection] = {}
     ended = 0
     with progress(arguments.blocks) as report:
         merge = Merge(engine, arguments.blocks, report)
         for detection in detections(merge):
             if any(detection.rule == rule.name for rule in rules):
-                begun[detection.rule, _key(detection.subject)] = detection
+                begun[detection.id] = detection
             else:
                 ended += 1
-    blocks = [_block(begun[rule, _key(subject)], last) for rule, subject, _, last in engine.lasting() if (rule, _key(subject)) in begun]
+    blocks = [_block(begun[episode.detection], episode) for episode in engine.lasting()]
     if arguments.format == "jsonl":
-        sys.stdout.write("".join(json.dumps(block, ensure_ascii=False) + "\n" for block in blocks))
+        sys.stdout.write("".join(as_json(block) + "\n" for block in blocks))
     else:
         _table(blocks)
     sys.stdout.flush()
@@ -47,21 +46,17 @@ def main(arguments: argparse.Namespace) -> int:
     return EXIT_FOUND if blocks else EXIT_OK
 
 
-def _key(subject: dict[str, str]) -> Key:
-    """Detections spell a subject as the log does, windows in lower case and with what is empty."""
-    return tuple(sorted((name, text.lower()) for name, text in subject.items() if text))
-
-
-def _block(detection: Detection, last: int) -> dict[str, Any]:
+def _block(detection: Detection, episode: Episode) -> dict[str, Any]:
     related = detection.related
     return {
         "provider": detection.subject.get("provider", ""),
         "blocked_ip": detection.subject.get("blocked_ip", ""),
         "dnsbl": detection.subject.get("dnsbl", ""),
         "since": format_time(detection.time),
-        "last": format_time(last),
+        "last": format_time(episode.last),
         "host": detection.subject.get("host", ""),
         "delist_url": next(iter(related.get("delist_urls", [])), ""),
+        "told_by": episode.told_by,
         "reply": words(next(iter(related.get("replies", [])), "")),
         "accounts": related.get("accounts", []),
     }
@@ -83,6 +78,8 @@ def _table(blocks: list[dict[str, Any]]) -> None:
         if number:
             block = blocks[number - 1]
             print(f"    said:      {plain(block['reply'])}")
+            if block["told_by"]:
+                print(f"    by:        a host of {plain(block['told_by'])}; only its words name {plain(block['provider'])}")
             nowhere = f"the reply names no page: write to the postmaster of {block['provider']}"
             print(f"    get off:   {plain(block['delist_url'] or nowhere)}")
             if block["accounts"]:

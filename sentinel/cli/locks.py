@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from sentinel.cli import EXIT_FOUND, EXIT_OK
-from sentinel.cli.replay import plain
+from sentinel.cli.text import as_json, plain
 from sentinel.config import DEFAULT_STATE, Config, load_config
 from sentinel.detect.detection import format_time
 from sentinel.errors import UserError
@@ -61,7 +60,7 @@ def _config(arguments: argparse.Namespace) -> Config | None:
 def _list(actions: list[Action], form: str) -> None:
     if form == "jsonl":
         for action in actions:
-            print(json.dumps(action.to_dict(), ensure_ascii=False))
+            print(as_json(action.to_dict()))
         return
     if not actions:
         print("no locks")

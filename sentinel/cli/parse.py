@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from sentinel.cli import EXIT_OK
 from sentinel.cli.replay import progress
+from sentinel.cli.text import as_json
 from sentinel.cli.unread import Unread
 from sentinel.detect.detection import format_time
 from sentinel.detect.engine import REPLY_COLUMNS, Engine
@@ -75,9 +75,8 @@ def _write(rows: Iterator[dict[str, Any]], form: str, columns: Sequence[str], ou
         writer.writeheader()
         writer.writerows(rows)
         return
-    encode = json.JSONEncoder(ensure_ascii=False).encode
     for row in rows:
-        out.write(encode(row) + "\n")
+        out.write(as_json(row) + "\n")
 
 
 def _parquet(rows: Iterator[dict[str, Any]], columns: Sequence[str], path: str | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 from sentinel.cli import EXIT_FOUND, EXIT_OK
+from sentinel.cli.text import as_json, plain
 from sentinel.detect.blocks import words
 from sentinel.detect.detection import LOCK_AT, MEMORY_SECONDS, Detection, format_time
 from sentinel.detect.engine import Engine
@@ -82,7 +82,7 @@ def _score(policy: Policy, totals: dict[str, tuple[float, Detection]], detection
 
 
 def _show_jsonl(detection: Detection) -> None:
-    sys.stdout.write(json.dumps(detection.to_dict(), ensure_ascii=False) + "\n")
+    sys.stdout.write(as_json(detection.to_dict()) + "\n")
 
 
 class _Table:
@@ -121,11 +121,6 @@ def describe(detection: Detection) -> str:
     return text
 
 
-def plain(text: str) -> str:
-    """Text for a terminal: control characters, which an attacker may have put there, become visible."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
 def _span(seconds: float) -> str:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size and seconds % size == 0:
@@ -153,11 +148,12 @@ def _summary(engine: Engine, merge: Merge, policy: Policy, totals: dict[str, tup
     out += [f"{what}: {counters[name]:,}" for name, what in facts.items() if counters[name]]
     for path in merge.ahead:
         out.append(f"{plain(path)}: its dates run past the time when it was last written; give the year of its first line with --year")
-    for _, who, since, _ in engine.lasting():
-        on = f" on the list {who['dnsbl']}" if who.get("dnsbl") else ""
-        out.append(
-            plain(f"blocked {who.get('blocked_ip', '')} by {who.get('provider', '')}{on} since {format_time(since)}".replace("  ", " "))
-        )
+    for episode in engine.lasting():
+        who = {"blocked_ip": "", "provider": "", "dnsbl": "", **episode.subject}
+        on = f" on the list {who['dnsbl']}" if who["dnsbl"] else ""
+        by = f" (so a host of {episode.told_by} says)" if episode.told_by else ""
+        told = f"blocked {who['blocked_ip']} by {who['provider']}{on} since {format_time(episode.since)}{by}"
+        out.append(plain(told.replace("  ", " ")))
     lock_at = policy.settings.lock_at
     culprits = sorted(((total, account, d) for account, (total, d) in totals.items() if total >= lock_at), key=lambda c: c[2].time)
     for total, account, detection in culprits:

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from sentinel.cli.replay import plain
+from sentinel.cli.text import plain
 
 _TEXT_LIMIT = 400
 _TAG_LIMIT = 60

@@ -29,6 +29,8 @@ from sentinel.maillog.fields import DIALECTS, SERVICES
 
 cdef int64_t NO_TIME = -(1 << 62)
 cdef int64_t LATENESS = 60 * 1000000
+# Where there are MAX_LASTING of them, one that began this long ago makes room.
+cdef int64_t ROOM_AFTER = 3600 * 1000000
 cdef enum:
     SET_BACK = 1000
     N_SERVICES = 64
@@ -42,6 +44,8 @@ cdef enum:
     MAX_VERDICTS = 20000
     # Episodes of one server and one answerer that last until mail passes again: a hostile host may name a new address in each reply.
     MAX_LASTING = 16
+    # Keys that are not let go because their episodes last, looked over before one of them must go after all.
+    MAX_SPARED = 32
 
 # Fields beyond the row's texts, for conditions, keys and distinct().
 cdef enum:
@@ -68,6 +72,9 @@ cdef enum:
 
 cdef enum:
     M_COUNT, M_SUM, M_DISTINCT, M_RATIO
+
+TOLD_BY = b"\x01"
+"""In a key, between a provider that a reply's text names and whose host wrote it."""
 
 FIELD_NUMBERS = {
     "provider": F_PROVIDER,
@@ -369,7 +376,7 @@ cdef Py_ssize_t stamp_length(const char *p, Py_ssize_t i, Py_ssize_t n) noexcept
 
 
 cdef Py_ssize_t domain_of(const char *p, Py_ssize_t start, Py_ssize_t end) noexcept:
-    """Where the last two labels of a host's name begin, with the dot before them; ``end`` for what is no such name."""
+    """Where the last two labels of a host's name begin, with the dot before them; ``end`` for what is no such name, or nothing more."""
     cdef Py_ssize_t i = end
     cdef int dots = 0
     while i > start and dots < 2:
@@ -378,7 +385,7 @@ cdef Py_ssize_t domain_of(const char *p, Py_ssize_t start, Py_ssize_t end) noexc
             dots += 1
         elif SIGNS[<uint8_t> p[i]] & (LOWER | UPPER) == 0 and (dots == 0 or SIGNS[<uint8_t> p[i]] != DIGIT):
             return end
-    return i if dots == 2 and p[end - 1] != 46 and end - i < 32 else end
+    return i if i > start and dots == 2 and p[end - 1] != 46 and end - i < 32 else end
 
 
 cdef Py_ssize_t client_in(const char *p, Py_ssize_t i, Py_ssize_t n, Py_ssize_t *length) noexcept:
@@ -402,6 +409,8 @@ cdef enum:
     MAX_SPACES = 255
     # A longer reply mostly bears an identifier of the message: it never comes again, and hashing it would be for nothing.
     SHORT_REPLY = 224
+    # A shape has at most a byte more than its reply, and while it is written two more.
+    SHAPE_BYTES = TEMPLATE_BYTES + 8
 
 cdef struct Space:
     # A blank outside of what is left out: where it is, and where the shape goes on after it. What comes before it does not reach beyond it.
@@ -414,8 +423,8 @@ cdef struct Template:
     int64_t said
     Literal literals[8]
     Space spaces[255]
-    char text[1024]
-    char shape[1032]
+    char text[TEMPLATE_BYTES]
+    char shape[SHAPE_BYTES]
 
 
 cdef Py_ssize_t common(const char *a, const char *b, Py_ssize_t n) noexcept:
@@ -463,6 +472,7 @@ cdef Py_ssize_t write_shape(const char *p, Py_ssize_t n, char *out, Literal *lit
     cdef char *before = NULL     # the token before a hyphen, if it may be part of an identifier
     cdef uint8_t sign, all_signs, last_sign
     cdef bint bracket = False    # what was decided at a "<" may depend on what follows
+    cdef Py_ssize_t closing = -1, blank = -1     # the next ">" and the next blank, as far as looked for
     while i < n:
         sign = SIGNS[<uint8_t> p[i]]
         if sign == 0:
@@ -470,9 +480,16 @@ cdef Py_ssize_t write_shape(const char *p, Py_ssize_t n, char *out, Literal *lit
             to += 1
             if p[i] == 60 and i + 1 < n and p[i + 1] != 32:
                 # An address or an identifier of this one message, if a bracket closes it before a blank comes, or it is quoted.
-                k = i + 1
-                while k < n and p[k] != 62 and (p[k] != 32 or p[i + 1] == 34):
-                    k += 1
+                # Neither is looked for twice: a reply full of "<" costs no more than another.
+                if closing <= i:
+                    closing = i + 1
+                    while closing < n and p[closing] != 62:
+                        closing += 1
+                if blank <= i:
+                    blank = i + 1
+                    while blank < n and p[blank] != 32:
+                        blank += 1
+                k = closing if p[i + 1] == 34 or closing < blank else blank
                 length = ipv4_length(p, i + 1, n)
                 if length == 0:
                     length = ipv6_length(p, i + 1, n)
@@ -709,7 +726,7 @@ cdef class Windows:
         cdef Rule *rule
         self.symbols = symbols
         self.networks = networks
-        self.ask_said, self.provider_of, self.owns = knowledge.said, knowledge.provider, knowledge.logins.owns
+        self.ask_said, self.owns = knowledge.said, knowledge.logins.owns
         self.fire, self.ended = knowledge.fire, knowledge.ended
         self.by_domain = knowledge.logins.by_domain
         self.class_names = list(class_names)
@@ -733,23 +750,16 @@ cdef class Windows:
         self.items = [IntMap() for _ in compiled]
         self.evidence = {}
         self.evidence_limit = evidence_limit
-        self.provider_memo = IntMap()
-        self.provider_symbols = IntMap()
-        self.provider_texts = []
-        self.provider_places = {}
         self.lasting = {}
         self.group_of = {}
         # Number 0 is everybody else, or nobody.
-        self.provider_names = ["", *list(knowledge.providers)[:254]]
-        self.known_providers = {name.encode(): i for i, name in enumerate(self.provider_names)}
+        self.provider_names = [""]
+        self.known_providers = {b"": 0}
+        self.use_providers(knowledge.provider, knowledge.providers, knowledge.gateways)
         self.own_number = self.known_providers.get(b"self", -1)
         self.own_class = self.class_names.index("other")
         self.forget_replies()
         self.foreign_services = sum([1 << SERVICES.index(name) for name in DIALECTS])
-        for name in knowledge.gateways:
-            self.gateway[<int> self.known_providers.get(name.encode(), 0)] = True
-        # Nor does the text of nobody's host count for less.
-        self.gateway[0] = True
         if len(self.class_names) > 32:
             raise ValueError("more than 32 classes of reply")
         self.now = NO_TIME
@@ -813,6 +823,33 @@ cdef class Windows:
         """Takes another answer to whose a sender is: ``owns(login, sender)`` and ``by_domain``."""
         self.owns = logins.owns
         self.by_domain = logins.by_domain
+
+    def use_providers(self, provider_of, names, gateways):
+        """Takes another answer to whose a host is: ``provider_of(host)``, the names that are counted apart (254 at most: those that
+        come later count as others), and those whose hosts answer for others.
+        """
+        self.provider_of = provider_of
+        for name in names:
+            if len(self.provider_names) < 255 and name.encode() not in self.known_providers:
+                self.known_providers[name.encode()] = len(self.provider_names)
+                self.provider_names.append(name)
+        memset(self.gateway, 0, sizeof(self.gateway))
+        for name in gateways:
+            self.gateway[<int> self.known_providers.get(name.encode(), 0)] = True
+        # Nor does the text of nobody's host count for less.
+        self.gateway[0] = True
+        self.forget_hosts()
+
+    cdef int forget_hosts(self) except -1:
+        cdef int32_t r
+        self.provider_memo = IntMap()
+        self.provider_symbols = IntMap()
+        self.provider_texts = []
+        self.provider_places = {}
+        for r in range(self.n_rules):
+            self.rules[r].last_said = -1
+        self.index_lasting()
+        return 0
 
     cdef Py_ssize_t add_conditions(self, specs, Py_ssize_t c, Py_ssize_t *p) except -1:
         cdef Condition *condition
@@ -966,11 +1003,7 @@ cdef class Windows:
                 self.row_provider = self.provider_memo.get(key, -2)
                 if self.row_provider == -2:
                     if self.provider_memo.size >= 50_000:
-                        self.provider_memo = IntMap()
-                        self.provider_symbols = IntMap()
-                        self.provider_texts = []
-                        self.provider_places = {}
-                        self.index_lasting()
+                        self.forget_hosts()
                     self.row_provider = self.remember_provider(self.provider_of((line + row.text[field].start)[:row.text[field].length]))
                     self.provider_memo.put(key, self.row_provider)
         return self.row_provider
@@ -1017,6 +1050,18 @@ cdef class Windows:
             self.provider_symbols.put(<uint64_t> (found >> 8), symbol)
         return <int32_t> symbol
 
+    cdef int32_t provider_key(self, Row *row, const char *line) except -2:
+        """A provider as keys have it: where the text alone names it, with whose host wrote the text, so that nobody can speak in the
+        name of another.
+        """
+        cdef int32_t symbol = self.provider(row, line)
+        cdef int64_t found = self.host_provider(row, line)
+        cdef bytes text
+        if symbol < 0 or not self.gateway[found & 255] or self.symbols.text(symbol) == <bytes> self.provider_texts[found >> 8]:
+            return symbol
+        text = self.symbols.text(symbol) + TOLD_BY + <bytes> self.provider_texts[found >> 8]
+        return self.symbols.intern(text, len(text))
+
     cdef int64_t said(self, Row *row, const char *line) except -1:
         """What a refusal says: place in ``verdicts`` << 16 | confidence in hundredths << 8 | number of its class. 0 for what isn't one.
 
@@ -1049,14 +1094,19 @@ cdef class Windows:
         # Other mail servers log the remote server's words alone.
         start = 0 if foreign else row.text[PEER_IP].start + row.text[PEER_IP].length + 1 - row.text[REPLY].start
         p = line + row.text[REPLY].start + start
+        if not foreign and start < row.text[REPLY].length and p[0] == 58:
+            # Its port.
+            while start < row.text[REPLY].length and p[0] != 32:
+                start += 1
+                p += 1
         n = min(row.text[REPLY].length - start, REPLY_BYTES)
-        template = self.template_of(p, n)
+        template = self.template_of(p, n, foreign)
         if template != NULL and template.length == n and memcmp(p, template.text, n) == 0 or (
                 n > SHORT_REPLY and template != NULL and self.as_before(template, p, n)):
             self.row_said = template.said
             return self.row_said
         # The very same reply comes again and again, if it is short enough to hold nothing of its own. A keyed hash stands for it.
-        key = sentinel_hash(p, n, self.symbols.k1, self.symbols.k0) >> 1
+        key = sentinel_hash(p, n, self.symbols.k1 + foreign, self.symbols.k0) >> 1
         self.row_said = self.reply_memo.get(key, -1)
         if self.row_said >= 0:
             return self.row_said
@@ -1086,15 +1136,17 @@ cdef class Windows:
             self.reply_memo = IntMap()
         return self.reply_memo.put(key, self.row_said)
 
-    cdef Template *template_of(self, const char *p, Py_ssize_t n) noexcept:
+    cdef Template *template_of(self, const char *p, Py_ssize_t n, bint foreign) noexcept:
         """The place of a reply's kind: by its first words, which hold its code, and about how long it is."""
         cdef uint64_t words[2]
         cdef uint64_t key
         if n < 24 or n > TEMPLATE_BYTES:
             return NULL
         memcpy(words, p, 16)
+        words[0] ^= self.symbols.k0
+        words[1] ^= self.symbols.k1
         key = (words[0] ^ (words[1] * <uint64_t> 0x9E3779B97F4A7C15) ^ <uint64_t> (n >> 5)) * <uint64_t> 0xBF58476D1CE4E5B9
-        key ^= key >> 29
+        key = (key ^ key >> 29) + foreign
         self.template_key = key
         return &self.templates[key & (MAX_TEMPLATES - 1)]
 
@@ -1151,6 +1203,9 @@ cdef class Windows:
         return k == template.n_literals or template.literals[k].place >= shape_stop
 
     cdef void keep_template(self, Template *template, const char *p, Py_ssize_t n) noexcept:
+        template.length = 0
+        if n > TEMPLATE_BYTES:
+            return
         template.key = self.template_key
         template.length = <int32_t> n
         template.said = self.row_said
@@ -1350,7 +1405,7 @@ cdef class Windows:
             if said > 0 and said == rule.last_said and provider == rule.last_provider and row.host == rule.last_host:
                 return rule.last_symbol
         for k in range(rule.n_by):
-            symbols[k] = self.symbol(row, line, rule.by[k])
+            symbols[k] = self.provider_key(row, line) if rule.by[k] == F_PROVIDER else self.symbol(row, line, rule.by[k])
             if symbols[k] < 0:
                 if rule.by[k] != HOST and rule.by[k] != F_DNSBL and rule.by[k] != F_BLOCKED_IP:
                     return ABSENT
@@ -1376,6 +1431,7 @@ cdef class Windows:
         cdef Key *key
         cdef int64_t weight = row.repeat
         cdef double value
+        cdef bint fires
         if symbol < 0:
             return 0
         if rule.measure == M_SUM:
@@ -1404,9 +1460,12 @@ cdef class Windows:
         value = self.measure(rule, key)
         if key.active:
             return 0
+        fires = rule.then == 0 and value >= rule.threshold and (key.fired == NO_TIME or self.now >= key.fired + rule.cooldown)
+        if fires and rule.until and not self.has_room(r, rule, row, line):
+            return 0
         if item and key.total * 4 >= rule.at_least if rule.measure == M_RATIO else value >= rule.warm:
             self.remember(r, key, row, line)
-        if rule.then == 0 and value >= rule.threshold and (key.fired == NO_TIME or self.now >= key.fired + rule.cooldown):
+        if fires:
             self.cross(r, rule, key, row, value)
         return 0
 
@@ -1427,7 +1486,8 @@ cdef class Windows:
         if key.active and value < rule.release:
             key.active = 0
             rule.active -= 1
-        if value >= rule.threshold and not key.active and (key.fired == NO_TIME or self.now >= key.fired + rule.cooldown):
+        if value >= rule.threshold and not key.active and (key.fired == NO_TIME or self.now >= key.fired + rule.cooldown) and (
+                rule.until == 0 or self.has_room(r, rule, row, line)):
             self.remember(r, key, row, line, True)
             self.cross(r, rule, key, row, value)
         return 0
@@ -1451,6 +1511,8 @@ cdef class Windows:
             return 0
         for symbol in list(symbols):
             slot = (<IntMap> self.maps[r]).get(<uint64_t> <int32_t> symbol, -1)
+            if slot < 0:
+                raise AssertionError("an episode lasts whose key is gone")
             key = &rule.keys[slot]
             if self.now - key.last < rule.quiet:
                 continue
@@ -1481,6 +1543,19 @@ cdef class Windows:
             self.lasting_at[self.place_of(group[1])] -= 1
         return 0
 
+    cdef bint has_room(self, int32_t r, Rule *rule, Row *row, const char *line) except -1:
+        """Whether one more lasting episode of this server and answerer may begin; the one that began first makes room after a while."""
+        cdef Key *key
+        symbols = self.lasting.get((r, self.answerer(row, line) or b"\0"))
+        if symbols is None or len(symbols) < MAX_LASTING:
+            return True
+        # In order of their beginnings.
+        key = &rule.keys[(<IntMap> self.maps[r]).get(<uint64_t> <int32_t> symbols[0], 0)]
+        if self.now - key.fired < ROOM_AFTER:
+            return False
+        self.no_longer(r, rule, key)
+        return True
+
     cdef int cross(self, int32_t r, Rule *rule, Key *key, Row *row, double value) except -1:
         cdef const char *line = self.batch.base + row.line
         if rule.until:
@@ -1489,8 +1564,6 @@ cdef class Windows:
             if symbols is None:
                 symbols = self.lasting[group] = []
                 self.lasting_at[self.place_of(group[1])] += 1
-            elif len(symbols) >= MAX_LASTING:
-                return 0
             symbols.append(key.symbol)
             self.group_of[r, key.symbol] = group
         key.active = 1
@@ -1594,10 +1667,13 @@ cdef class Windows:
         if slot >= 0:
             # A key in use is put at the end now and then and not at each event: the order is only for letting go.
             if slot != rule.newest and self.now - rule.keys[slot].placed >= rule.window >> 3:
-                self.detach(rule, slot)
-                self.attach(rule, slot)
+                self.renew(rule, slot)
         else:
             if rule.size >= rule.max_keys:
+                for n in range(MAX_SPARED if rule.active and rule.until else 0):
+                    if not rule.keys[rule.oldest].active:
+                        break
+                    self.renew(rule, rule.oldest)
                 self.release(r, rule, rule.oldest)
                 rule.evicted_keys += 1
             if rule.free_list >= 0:
@@ -1628,8 +1704,7 @@ cdef class Windows:
             key = &rule.keys[rule.oldest]
             if rule.until and key.active:
                 # However long nothing is heard of it.
-                self.detach(rule, rule.oldest)
-                self.attach(rule, <int32_t> (key - rule.keys))
+                self.renew(rule, rule.oldest)
                 continue
             rule.look_at = key.last + rule.window + 1
             if key.fired != NO_TIME and key.fired + rule.cooldown > rule.look_at:
@@ -1638,6 +1713,11 @@ cdef class Windows:
                 break
             self.release(r, rule, rule.oldest)
         return slot
+
+    cdef void renew(self, Rule *rule, int32_t slot) noexcept:
+        """Puts a key at the end of the order in which they are let go."""
+        self.detach(rule, slot)
+        self.attach(rule, slot)
 
     cdef void attach(self, Rule *rule, int32_t slot) noexcept:
         rule.keys[slot].placed = self.now

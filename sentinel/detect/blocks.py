@@ -12,8 +12,10 @@ _HONEST = 0.02
 """Of an honest account's deliveries this share is refused: old addresses, a newsletter that somebody's filter dislikes."""
 _EARNED = 0.2
 """Who has less than this share of what is beyond that did not earn the block."""
+_FEW, _ENOUGH = 5, 10.0
+"""Fewer refusals of an account, or fewer beyond that of all, are chance: anybody has written to a full mailbox."""
 _MOST = 0.5
-"""Where nothing was refused before the block, it is put down to who sent at least this share of the mail."""
+"""Where too little was refused before the block, it is put down to who sent at least this share of the mail."""
 _MAX_ACCOUNTS = 10
 
 Earner = tuple[str, int, int]
@@ -23,18 +25,18 @@ Earner = tuple[str, int, int]
 def earned(ranking: Iterable[tuple[bytes, int, int]]) -> list[Earner]:
     """The accounts that earned a block, the worst first, from (account, deliveries, refused) of the hours before.
 
-    An account counts with its refusals beyond the two in a hundred that an honest one has. If nobody has any, the block comes from a
-    list that saw the mail itself, and counts go by deliveries.
+    An account counts with its refusals beyond the two in a hundred that an honest one has. If there are too few to tell, the block comes
+    from a list that saw the mail itself, and counts go by deliveries.
     """
     accounts = [(account.decode("utf-8", "replace"), total, hits) for account, total, hits in ranking]
-    weights = {account: max(0.0, hits - _HONEST * total) for account, total, hits in accounts}
+    weights = [max(0.0, hits - _HONEST * total) if hits >= _FEW else 0.0 for _, total, hits in accounts]
     share = _EARNED
-    if not any(weights.values()):
-        weights = {account: float(total) for account, total, _ in accounts}
+    if sum(weights) < _ENOUGH:
+        weights = [float(total) for _, total, _ in accounts]
         share = _MOST
-    whole = sum(weights.values())
-    out = [earner for earner in accounts if weights[earner[0]] >= share * whole > 0]
-    return sorted(out, key=lambda earner: (-weights[earner[0]], -earner[1], earner[0]))[:_MAX_ACCOUNTS]
+    whole = sum(weights)
+    out = [(weight, earner) for weight, earner in zip(weights, accounts, strict=True) if weight >= share * whole > 0]
+    return [earner for _, earner in sorted(out, key=lambda one: (-one[0], -one[1][1], one[1][0]))][:_MAX_ACCOUNTS]
 
 
 def attribution(earners: list[Earner], known: bool, seconds: float) -> str:
@@ -52,10 +54,11 @@ def words(reply: str) -> str:
     return " ".join(reply.removeprefix("delivery temporarily suspended: ").split())
 
 
-def refusal(provider: str, verdict: Verdict) -> str:
-    """One sentence on a reply that says that we are blocked."""
+def refusal(provider: str, verdict: Verdict, told_by: str = "") -> str:
+    """One sentence on a reply that says that we are blocked; ``told_by``: whose host said it, if only its words name the provider."""
     where = verdict.delist_url or verdict.known_url
     ip = verdict.blocked_ip or "our address (it does not say which)"
     on = f" on the list {verdict.dnsbl}" if verdict.dnsbl else ""
     off = f" Get off at {where}" if where else " It names no page for getting off: write to its postmaster."
-    return f'{provider or "It"} blocks {ip}{on}: "{words(verdict.reply)}".{off}' + ("." if where else "")
+    only = f" Only its words name {provider}: a host of {told_by} wrote them." if told_by else ""
+    return f'{provider or "It"} blocks {ip}{on}: "{words(verdict.reply)}".{off}' + ("." if where else "") + only

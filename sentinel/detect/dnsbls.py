@@ -19,23 +19,22 @@ _AFTER = re.compile(
     # Postfix's "blocked using ZONE", and what others say before or after a zone's name.
     rb"(?:block(?:ed)?|reject(?:ed|s)?|(?:black ?)?listed|blacklisted|found|refused|banned|denied|lookup site|dnsbl|rbl|blocklist"
     rb"|black ?list)(?: (?:using|by|at|in|on|from|of|the|our|list|server|provider|site|realtime|dns|rbl|block|black|listed|database"
-    rb"|response|due|to))*[ :,;('\"=]{1,3}(" + _HOST + rb")(?![\w@])",
+    rb"|response|due|to)){0,6}[ :,;('\"=]{1,3}(" + _HOST + rb")(?![\w@])",
     re.IGNORECASE,
 )
 _NAMED_LIKE_A_LIST = re.compile(
     rb"(?:^|[.-])(?:dns|ip|u|d|r|s|x|p|z|e|rhs)?[a-z]?bl\d?[.-]|black|block|(?:^|\.)rbl|dnsbl|drbl", re.IGNORECASE
 )
-_ANY_HOST = re.compile(rb"(?<![\w@./-])(" + _HOST + rb")(?![\w@-])", re.IGNORECASE)
+_ANY_HOST = re.compile(rb"(?<![\w@./~-])(" + _HOST + rb")(?![\w@-])", re.IGNORECASE)
 _URL_HOST = re.compile(rb"https?://(?:www\.)?([a-z0-9.-]+)([^\s<>\"']*)", re.IGNORECASE)
 
 
 class BlockList(NamedTuple):
-    """One list. ``family`` is its operator; ``delist`` a page with ``{ip}`` where the address goes, or without; ``domains`` lists
+    """One list. ``delist`` is a page with ``{ip}`` where the address goes, or without; ``domains`` lists
     domains and not addresses.
     """
 
     name: str
-    family: str
     delist: str
     domains: bool
 
@@ -125,7 +124,7 @@ def load_blocklists(path: str | Path | None = None) -> BlockLists:
     names: list[tuple[str, str]] = []
     urls: list[tuple[str, str]] = []
     for name, value in top["lists"].mapping('"lists"').items():
-        keys = value.mapping("a list", ("family", "zones", "names", "urls", "delist", "domains", "note"))
+        keys = value.mapping("a list", ("zones", "names", "urls", "delist", "domains", "note"))
         for item in keys["zones"].items('"zones"') if "zones" in keys else []:
             zone = item.text("a zone").lower()
             if zone in zones:
@@ -136,7 +135,6 @@ def load_blocklists(path: str | Path | None = None) -> BlockLists:
         lists.append(
             BlockList(
                 name=name,
-                family=keys["family"].text('"family"') if "family" in keys else name,
                 delist=keys["delist"].text('"delist"') if "delist" in keys else "",
                 domains="domains" in keys and keys["domains"].value is True,
             )

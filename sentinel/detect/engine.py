@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, tzinfo
 from typing import Any, NamedTuple
 
-from sentinel.detect._windows import Core, Windows
+from sentinel.detect._windows import TOLD_BY, Core, Windows
 from sentinel.detect.blocks import attribution, earned, refusal
 from sentinel.detect.detection import OWN_NETWORKS, Detection, format_time
 from sentinel.detect.providers import SELF, Providers, load_providers
@@ -106,10 +106,13 @@ class Engine:
 
     def _fresh_core(self) -> Core:
         symbols = Symbols()
-        knowledge = _Knowledge(self._said, self._providers, self._logins, self._fire, self._ended)
         silent = [rule.attribution for rule in self.rules if rule.attribution is not None]
-        windows = Windows(symbols, self._networks, knowledge, [*(rule.compiled for rule in self.rules), *silent], CLASS_NAMES)
+        windows = Windows(symbols, self._networks, self._knowledge(), [*(rule.compiled for rule in self.rules), *silent], CLASS_NAMES)
         return Core(symbols, Tracker(symbols, self._networks, self._max_open_messages), windows)
+
+    def _knowledge(self) -> _Knowledge:
+        names = self._replies.provider_names if self._replies else self._providers.names
+        return _Knowledge(self._said, self._providers, names, self._logins, self._fire, self._ended)
 
     def use_logins(self, logins: Logins) -> None:
         """Another map of who may write as whom, from the next row on."""
@@ -153,6 +156,8 @@ class Engine:
         """Other knowledge of refusals, from the next row on."""
         self._replies, self._providers = replies, replies.providers
         self._explained.clear()
+        knowledge = self._knowledge()
+        self._core.windows.use_providers(knowledge.provider, knowledge.providers, knowledge.gateways)
         self._core.windows.use_replies(self._said)
 
     def _said(self, shape: bytes, ips: Sequence[tuple[int, bytes]]) -> Said:
@@ -261,7 +266,7 @@ class Engine:
             verdict = self.replies.classify(reply.decode("utf-8", "replace"))
             related["replies"] = [verdict.reply]
             related["delist_urls"] = [url for url in (verdict.delist_url or verdict.known_url,) if url]
-            description = f"{description} {refusal(who.get('provider', ''), verdict)}"
+            description = f"{description} {refusal(who.get('provider', ''), verdict, _who(rule, key)[1])}"
         if rule.attribution is not None:
             silent = len(self.rules) + sum(other.attribution is not None for other in self.rules[:number])
             ranking = self._core.windows.ranking(silent)
@@ -291,8 +296,7 @@ class Engine:
         rule = self.rules[number]
         ending = rule.ending
         assert ending is not None
-        texts = key.decode("utf-8", "replace").split("\0") if len(rule.by) > 1 else [key.decode("utf-8", "replace")]
-        who = {name: text for name, text in zip(rule.by, texts, strict=False) if text or name in rule.by[:1]}
+        who = {name: text for name, text in _who(rule, key)[0].items() if text or name in rule.by[:1]}
         self._found.append(
             Detection(
                 id=detection_id(ending.name, key, time),
@@ -311,14 +315,14 @@ class Engine:
             )
         )
 
-    def lasting(self) -> list[tuple[str, dict[str, str], int, int]]:
-        """Episodes under way of rules with "until": (rule, its key's fields, when it fired, when it was last seen), in order of time."""
+    def lasting(self) -> list[Episode]:
+        """Episodes under way of rules with "until", in order of time."""
         out = []
         for number, rule in enumerate(self.rules):
             for key, fired, last in self._core.windows.episodes(number) if rule.ending else ():
-                texts = key.decode("utf-8", "replace").split("\0") if len(rule.by) > 1 else [key.decode("utf-8", "replace")]
-                out.append((rule.name, dict(zip(rule.by, texts, strict=False)), fired, last))
-        return sorted(out, key=lambda episode: (episode[2], episode[0], sorted(episode[1].items())))
+                who, told_by = _who(rule, key)
+                out.append(Episode(rule.name, who, fired, last, told_by, detection_id(rule.name, key, fired)))
+        return sorted(out, key=lambda episode: (episode.since, episode.rule, sorted(episode.subject.items())))
 
     # --- looking in ------------------------------------------------------------------------------------------------------------------
 
@@ -424,19 +428,45 @@ class Engine:
         return same_rules
 
 
+class Episode(NamedTuple):
+    """An episode that lasts until something ends it."""
+
+    rule: str
+    subject: dict[str, str]
+    """Its key's fields, in lower case."""
+    since: int
+    """When it fired, as ``last`` in microseconds since the epoch."""
+    last: int
+    """When its key was last seen."""
+    told_by: str
+    """Whose host wrote the reply, where its text alone names the provider."""
+    detection: str
+    """The id of the detection with which it began."""
+
+
 class _Knowledge:
     """What the compiled windows ask."""
 
     __slots__ = ("ended", "fire", "gateways", "logins", "provider", "providers", "said")
 
-    def __init__(self, said: Any, providers: Providers, logins: Logins, fire: Any, ended: Any) -> None:
+    def __init__(self, said: Any, providers: Providers, names: tuple[str, ...], logins: Logins, fire: Any, ended: Any) -> None:
         self.said = said
         self.logins = logins
         self.fire = fire
         self.ended = ended
-        self.providers = providers.names
+        self.providers = names
         self.gateways = providers.gateways
         self.provider = lambda host: providers.of(host.decode("utf-8", "replace")).encode()
+
+
+def _who(rule: Rule, key: bytes) -> tuple[dict[str, str], str]:
+    """A window's key by fields, and where a text alone names the provider whose host wrote it."""
+    texts = key.decode("utf-8", "replace").split("\0") if len(rule.by) > 1 else [key.decode("utf-8", "replace")]
+    who = dict(zip(rule.by, texts, strict=False))
+    told_by = ""
+    if "provider" in who:
+        who["provider"], _, told_by = who["provider"].partition(TOLD_BY.decode())
+    return who, told_by
 
 
 def detection_id(rule: str, key: bytes, time: int) -> str:

@@ -57,8 +57,12 @@ _STAGE_OF = {
     b"end of DATA": "end",
 }
 _HOST = re.compile(
-    r"^(?:delivery temporarily suspended: )?host ([^\s\[\]]{1,255})\[([^\s\[\]]{1,60})\]((?: said: | refused to talk to me: ).*)", re.DOTALL
+    r"^(?:delivery temporarily suspended: )?(?:host |SASL (?:\[CACHED\] )?authentication failed; server )"
+    r"([^\s\[\]]{0,255})\[([^\s\[\]]{1,60})\](?::\d{1,5})?((?: said: | refused to talk to me: ).*)",
+    re.DOTALL,
 )
+_YOURS = re.compile(rb"\b(?:your|client|sending|connecting|originating|from|ip)\b[^#]{0,24}$", re.IGNORECASE)
+"""What stands before an address that is the client's."""
 _LEADING_HOST = re.compile(rb"[\s\"]*\d{3}[- ](?:\d\.\d\.\d )?([~a-z0-9-]+(?:\.[a-z0-9-]+)+)", re.IGNORECASE)
 _URL = re.compile(rb"https?://[^\s<>\"'`|\\]+", re.IGNORECASE)
 _BRACKETS = {b")": b"(", b"]": b"["}
@@ -175,6 +179,8 @@ class ReplyClassifier:
         self.rules = tuple(rules)
         self.providers = providers or load_providers()
         self.lists = lists or load_blocklists()
+        self.provider_names = tuple(dict.fromkeys((*self.providers.names, *(rule.provider for rule in self.rules if rule.provider))))
+        """Of the table and of the rules."""
         self._groups = _grouped(self.rules)
         self._decided: dict[bytes, Said] = {}
 
@@ -241,7 +247,7 @@ class ReplyClassifier:
         named = _HOST.match(reply)
         raw = reply.encode("utf-8", "replace")[:_MAX_BYTES]
         if named:
-            host = SELF if host == SELF or named[2] in _HERE or "/" in named[2] else named[1]
+            host = SELF if host == SELF or named[2] in _HERE or "/" in named[2] else named[1] or host or named[2]
             raw = named[3].encode("utf-8", "replace")[:_MAX_BYTES]
         elif host and not raw.startswith((SAID, REFUSED)):
             raw = SAID + raw
@@ -352,29 +358,35 @@ def _code(text: bytes) -> int:
 
 
 def _our_ip(shape: bytes, ips: Sequence[tuple[int, bytes]]) -> str:
-    """The address that a reply means by "your": the first outside a URL, else the first."""
-    best = ""
+    """The address that a reply means by "your": the first behind such a word, else the first outside a URL, else the first."""
+    first = in_url = ""
     for place, text in ips:
         word = shape[: place + 1].split()[-1]
         try:
             ip = str(ipaddress.ip_address(text.decode("ascii")))
         except ValueError:
             continue
-        if b"://" not in word:
+        if b"://" in word:
+            in_url = in_url or ip
+        elif _YOURS.search(shape, max(0, place - 40), place):
             return ip
-        best = best or ip
-    return best
+        else:
+            first = first or ip
+    return first or in_url
 
 
 def _trimmed(url: bytes) -> bytes:
     """Without the punctuation of the sentence around it."""
-    while url:
-        last = url[-1:]
-        if last in b".,;:!" or (last in _BRACKETS and url.count(last) > url.count(_BRACKETS[last])):
-            url = url[:-1]
-        else:
+    beyond = {close: url.count(close) - url.count(opening) for close, opening in _BRACKETS.items()}
+    end = len(url)
+    while end:
+        last = url[end - 1 : end]
+        if beyond.get(last, 0) > 0:
+            beyond[last] -= 1
+        elif last not in b".,;:!":
             break
-    return url
+        end -= 1
+    return url[:end]
 
 
 # --- from YAML -----------------------------------------------------------------------------------------------------------------------

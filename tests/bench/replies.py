@@ -137,7 +137,24 @@ def hostile() -> None:
     soups = [("550 " + " ".join(source.choices(words, k=500)))[:2000] for _ in range(HOSTILE)]
     classics = [
         f"550 {unit * (1996 // len(unit))}"
-        for unit in ("a", "a ", "(", "<", "550-", "1.2.3.4 ", "a::", "blocked using ", "your ip is ", "http://")
+        for unit in (
+            *(
+                "a",
+                "a ",
+                "(",
+                "<",
+                "<a",
+                '<"',
+                "550-",
+                "1.2.3.4 ",
+                "a::",
+                "blocked using ",
+                "blocked by the list ",
+                "listed in our list ",
+                "your ip is ",
+            ),
+            *("http://", "http://x)", "a.a.", "~.", "a-", "-a.", ".1234567.b "),
+        )
     ]
     for name, replies in (("words of the rules, shuffled", soups), ("one thing, again and again", classics)):
         times = []

@@ -89,3 +89,13 @@ def test_long_line_that_is_no_reply(tmp_path: Path, sentinel: Run) -> None:
     done = sentinel("classify", tmp_path / "replies")
     assert [json.loads(line)["class"] for line in done.out.splitlines()] == ["recipient_invalid"]
     assert done.sentences == ["1 lines are too long to be replies and were passed over"]
+
+
+def test_no_byte_of_a_reply_drives_the_terminal(tmp_path: Path, sentinel: Run) -> None:
+    hostile = "550 \x1b[2J\x7f\x85\x9b31m \u202e \u2028 \u2066 \ufeff é 中 no"
+    path = tmp_path / "replies"
+    path.write_text(hostile + "\n", encoding="utf-8")
+    out = sentinel("classify", path).out
+    assert json.loads(out)["reply"] == hostile
+    assert all(c.isprintable() for c in out.rstrip("\n"))
+    assert "é 中" in out

@@ -52,6 +52,7 @@ def test_json(tmp_path: Path, sentinel: Run) -> None:
         "last": "2026-10-24T07:18:02Z",
         "host": "mx",
         "delist_url": "http://x.example/ts03",
+        "told_by": "",
         "reply": f"host mta5.am0.yahoodns.net[192.0.2.1] said: {TS03}",
         "accounts": ["info@example.com"],
     }

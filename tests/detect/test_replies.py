@@ -130,6 +130,9 @@ ADDRESSES = {
     "421 IP<192.0.2.9> rejected": "192.0.2.9",
     # The first outside of a URL is ours.
     "550 JunkMail rejected - [192.0.2.9]:4711 is in an RBL: see https://www.spamcop.net/bl.shtml?198.51.100.1": "192.0.2.9",
+    # What stands behind "your" and its like goes before what stands first.
+    "554 5.7.1 mx 198.51.100.9 refuses: your IP address 192.0.2.9 is blacklisted": "192.0.2.9",
+    "550 5.7.1 198.51.100.9 rejects mail from [192.0.2.9]: on our blacklist. http://x.example/?ip=192.0.2.9": "192.0.2.9",
     "554 5.7.1 your host is blacklisted here (version 1.2.3.4.5, 999.1.1.1, 1.2.3.4.example.net)": "",
     # A printed address is none that is blocked, if the refusal is about something else.
     "550 5.7.26 Unauthenticated: SPF with ip 192.0.2.9 = did not pass": "",
@@ -340,10 +343,49 @@ def test_explained_columns_of_a_row():
     assert engine.explain({"kind": "delivery", "status": "sent", "reply": "250 ok", "reply_code": 250}) == {}
 
 
+FORMS = [
+    "host mx.example.org[192.0.2.1] said: {}",
+    "host mx.example.org[192.0.2.1]:25 said: {}",
+    "host mx.example.org[192.0.2.1] refused to talk to me: {}",
+    "host mx.example.org[2001:db8::1]:2525 refused to talk to me: {}",
+    "SASL authentication failed; server mx.example.org[192.0.2.1] said: {}",
+    "delivery temporarily suspended: SASL [CACHED] authentication failed; server mx.example.org[192.0.2.1] said: {}",
+    "host aspmx.l.google.com[192.0.2.1] said: {}",
+    "host 127.0.0.1[127.0.0.1]:10024 said: {}",
+    "host mail.example.net[private/dovecot-lmtp] said: {}",
+    "{}",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("reply", ["554 5.7.1 Client host [192.0.2.9] blocked using zen.spamhaus.org", "550 5.1.1 User unknown", TS03])
+def test_columns_and_counters_say_the_same(form, reply):
+    """The windows read a reply in the log's bytes, the columns in the row's text."""
+    engine = make_engine((), year=2026)
+    text = f"to=<u@x.example>, relay=mx.example.org[192.0.2.1]:25, delay=1, dsn=5.7.1, status=bounced ({form.format(reply)})\n"
+    told = engine.explain(engine.feed(STAMP + b"postfix/smtp[1]: 4A00000001: " + text.encode()).events.row(0))
+    counters = engine.counters()
+    ((reply_class, provider),) = counters["replies"] or counters["repeats"]
+    # Who has no name of his own is counted with the others.
+    assert reply_class == told["reply_class"]
+    assert provider in (told["provider"], "")
+    assert provider or "." in told["provider"]
+
+
 # --- hostile texts
 
 ALPHABET = st.sampled_from(
-    [*list("<>[]()#:./-_@ 0123456789abcdefABCDEFGxyzÿ"), "550 ", "192.0.2.9", "2001:db8::1", "http://", "mx1.example.com"]
+    [
+        *list("<>[]()#:./-_@ 0123456789abcdefABCDEFGxyzÿ"),
+        "550 ",
+        "192.0.2.9",
+        "2001:db8::1",
+        "http://",
+        "mx1.example.com",
+        ".1234567.b ",
+        "<x ",
+        '<"',
+    ]
 )
 TEXTS = st.lists(ALPHABET, max_size=60).map("".join)
 
@@ -352,10 +394,26 @@ TEXTS = st.lists(ALPHABET, max_size=60).map("".join)
 @example("<unknown[192.0.2.9]>: x <192.0.2.9> <a@b> <http://x/192.0.2.9> <")
 @example("mtaig-mbe02.mx.aol.com a.b.c1234567.example.net x.123456789")
 @example("2026-11-22T02:00:33.123Z 2026-11-22T 2026-11-22T1 2026-11-22t02:00 x2026-11-22T02:00")
+@example(".1234567.b " * 90)
+@example('<a <b> <c < d>e> <x[192.0.2.1]> <"a b"> <"a <b c> <')
 @example("1.2.3.4.5 256.1.1.1 1.2.3.4: ::1 a::b 00:05:00 1:2:3:4:5:6:7:8 fe80::1.")
 def test_shape_is_the_same_in_plain_python(text):
     raw = text.encode("latin-1")
-    assert shape_of(raw) == plain_shape(raw)
+    shape, ips = shape_of(raw)
+    assert (shape, ips) == plain_shape(raw)
+    assert len(shape) <= len(raw) + 1
+
+
+def test_replies_that_would_outgrow_their_shapes_are_remembered():
+    """Each is remembered with its shape, and the next compared with it, in memory set aside once."""
+    engine = make_engine((), year=2026)
+    for n in range(40):
+        text = " ".join(f".{1234567 + n + k}.b" for k in range(90))[: 980 + n]
+        reply = f"host mx.example.net[192.0.2.1] said: 550 5.7.1 {text}"
+        engine.feed(
+            STAMP + f"postfix/smtp[1]: 4A00000001: to=<u@x.example>, relay=none, delay=1, dsn=5.7.1, status=bounced ({reply})\n".encode()
+        )
+    assert sum(engine.counters()["replies"].values()) == 40
 
 
 @given(TEXTS)

@@ -291,7 +291,7 @@ def test_episode_that_lasts_longer_than_the_window(tmp_path):
     assert told(engine, [refused(day), refused(day + 1)]) == []
     began = int(START.timestamp() + 1) * 1_000_000
     subject = {"host": "mx", "provider": "example.net", "blocked_ip": "198.51.100.1"}
-    assert engine.lasting() == [("r", subject, began, began + day * 1_000_000)]
+    assert [(one.rule, one.subject, one.since, one.last) for one in engine.lasting()] == [("r", subject, began, began + day * 1_000_000)]
     passing = sent(day + 301)
     (over,) = engine.feed(passing).detections
     assert (over.rule, over.subject, over.measure, over.value) == ("over", subject, "episode", day + 300.0)
@@ -323,7 +323,7 @@ def test_quiet_is_counted_from_the_latest_refusal_of_the_same_key(tmp_path):
     engine = make_engine(rules_from(tmp_path, lasting()))
     lines = [refused(0), refused(200, "198.51.100.2"), sent(300)]
     assert told(engine, lines) == [(0, "r"), (1, "r"), (2, "over")]
-    assert [who["blocked_ip"] for _, who, _, _ in engine.lasting()] == ["198.51.100.2"]
+    assert [one.subject["blocked_ip"] for one in engine.lasting()] == ["198.51.100.2"]
 
 
 def test_snapshot_at_any_line_of_episodes_that_last(tmp_path):
@@ -361,7 +361,7 @@ def test_snapshot_at_any_line_of_episodes_that_last(tmp_path):
 
 
 def test_host_that_names_another_address_in_each_refusal(tmp_path):
-    """At most sixteen episodes of one server and one provider; others have their own."""
+    """At most sixteen episodes of one server and one provider begin in an hour; others have their own."""
     engine = make_engine(rules_from(tmp_path, lasting()))
     assert told(engine, many(0, 100)) == [(n, "r") for n in range(16)]
     assert told(engine, many(1, 100, host="mx.example.org")) == [(n, "r") for n in range(16)]
@@ -371,6 +371,41 @@ def test_host_that_names_another_address_in_each_refusal(tmp_path):
     # Those that fired are within their cooldown; the others have room now.
     assert told(engine, many(303, 100)) == [(n, "r") for n in range(16, 32)]
     assert engine.counters()["active"] == {"r": 48}
+    # An hour later they make room, without being over.
+    assert told(engine, [refused(3902, "192.0.2.99"), refused(3903, "192.0.2.99")]) == [(1, "r")]
+    assert engine.counters()["active"] == {"r": 48}
+    assert "192.0.2.99" in [one.subject["blocked_ip"] for one in engine.lasting()]
+
+
+def test_episodes_that_last_are_let_go_after_what_does_not(tmp_path):
+    """A flood of addresses that one host names does not push out what another host does."""
+    rules = rules_from(tmp_path, lasting())
+    rules[0].compiled["max_keys"] = 20
+    engine = make_engine(rules)
+    assert told(engine, many(0, 2)) == [(0, "r"), (1, "r")]
+    assert told(engine, many(1, 200, host="mx.example.org")) == [(n, "r") for n in range(16)]
+    assert (engine.counters()["active"], engine.counters()["evictions"]["window_keys"]) == ({"r": 18}, 182)
+    assert told(engine, [sent(400)]) == [(0, "over")] * 2
+
+
+def test_what_a_text_claims_of_another_provider_is_its_own_host_s_word(tmp_path):
+    """A host may write what it likes: another provider's block neither begins nor ends by it."""
+    engine = make_engine(rules_from(tmp_path, lasting()))
+    yahoo = "553 5.7.2 [TSS09] All messages from 198.51.100.1 will be permanently deferred; Retrying will NOT succeed. See https://postmaster.yahooinc.com/error-codes"
+    forged, real = said(0, yahoo, host="mx.example.org"), said(1, yahoo, host="mta5.am0.yahoodns.net")
+    found = [one for line in (forged, real) for one in engine.feed(line).detections]
+    assert [one.subject["provider"] for one in found] == ["yahoo", "yahoo"]
+    assert [one.told_by for one in engine.lasting()] == ["example.org", ""]
+    assert [one.detection for one in engine.lasting()] == [one.id for one in found]
+    assert "a host of example.org" in found[0].description
+    assert "a host of" not in found[1].description
+    again = make_engine(rules_from(tmp_path, lasting()))
+    assert again.restore(engine.snapshot())
+    for one in (engine, again):
+        (over,) = one.feed(sent(400, host="mx.example.org")).detections
+        assert (over.subject["provider"], over.subject["blocked_ip"]) == ("yahoo", "198.51.100.1")
+        assert [(left.subject["provider"], left.told_by) for left in one.lasting()] == [("yahoo", "")]
+        assert told(one, [sent(401, host="mta6.am0.yahoodns.net")]) == [(0, "over")]
 
 
 def test_episode_whose_key_is_evicted_leaves_nothing_behind(tmp_path):
@@ -384,12 +419,22 @@ def test_episode_whose_key_is_evicted_leaves_nothing_behind(tmp_path):
     again = make_engine(rules)
     assert again.restore(engine.snapshot())
     for one in (engine, again):
-        assert sorted(who["blocked_ip"] for _, who, _, _ in one.lasting()) == ["198.51.100.38", "198.51.100.39"]
+        assert sorted(left.subject["blocked_ip"] for left in one.lasting()) == ["198.51.100.38", "198.51.100.39"]
         assert told(one, [sent(300), sent(301)]) == [(0, "over"), (0, "over")]
         assert one.counters()["active"] == {"r": 0}
-        # The last pair is within its cooldown.
-        assert told(one, many(302, 38)) == [(n, "r") for n in range(38)]
+        assert told(one, many(302, 40)) == [(n, "r") for n in range(40)]
+        # Two others take the place of the last two.
         assert told(one, [*many(303, 1, "mx.example.org"), *many(303, 1, "mx.example.com"), sent(700)]) == [(0, "r"), (1, "r")]
+
+
+def test_hosts_that_are_numbered_anew(tmp_path):
+    """After fifty thousand of them: none answers for the one that had its number before, and mail ends what was under way."""
+    engine = make_engine(rules_from(tmp_path, lasting()))
+    assert told(engine, [sent(0, host="mx.c.example"), refused(1, host="mx.a.example")]) == [(1, "r")]
+    engine.feed(b"".join(sent(2, host=f"mx.n{n}.example") for n in range(49_998)))
+    assert told(engine, [refused(3, host="mx.b.example")]) == [(0, "r")]
+    assert [one.subject["provider"] for one in engine.lasting()] == ["a.example", "b.example"]
+    assert told(engine, [sent(400, host="mx.a.example"), sent(400, host="mx.b.example")]) == [(0, "over"), (1, "over")]
 
 
 def test_clock_set_back_forgets_episodes_that_last(tmp_path):
@@ -437,7 +482,7 @@ def test_other_knowledge_of_replies_from_the_next_row_on(tmp_path):
     assert told(engine, [said(0, moon), refused(1)]) == [(1, "r")]
     engine.use_replies(after)
     assert told(engine, [said(2, moon), refused(3)]) == [(0, "r")]
-    assert [who["blocked_ip"] for _, who, _, _ in engine.lasting()] == ["198.51.100.1", "198.51.100.7"]
+    assert [one.subject["blocked_ip"] for one in engine.lasting()] == ["198.51.100.1", "198.51.100.7"]
     engine.use_replies(before)
     # It means nothing to the rule again: the episode is not put off by it.
     assert told(engine, [said(302, moon), sent(303)]) == [(1, "over"), (1, "over")]

@@ -42,8 +42,8 @@ def _v6(data: bytes, i: int) -> int:
 
 
 def _domain(token: bytes) -> bytes:
-    """The last two labels of a host's name with the dot before them, or nothing."""
-    found = re.search(rb"\.[0-9a-zA-Z]*\.[a-zA-Z]+$", token)
+    """The last two labels of a longer host's name with the dot before them, or nothing."""
+    found = re.search(rb"(?<=.)\.[0-9a-zA-Z]*\.[a-zA-Z]+$", token)
     return found[0] if found and len(found[0]) < 32 else b""
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 LATENESS = 60.0
 SET_BACK = 1000
 MAX_LASTING = 16
+ROOM_AFTER = 3600.0
 
 Answerer = tuple[str, str]
 """A server, and the provider whose host answered it."""
@@ -129,8 +130,14 @@ class Windows:
         if key.active or value < self.rule.threshold or (key.fired is not None and self.now < key.fired + self.rule.cooldown):
             return None
         if self.rule.until:
-            if sum(self.keys[other].answerer == answerer for other in self.lasting) >= MAX_LASTING:
-                return None
+            others = [other for other in self.lasting if self.keys[other].answerer == answerer]
+            if len(others) >= MAX_LASTING:
+                first = self.keys[others[0]]
+                assert first.fired is not None
+                if self.now < first.fired + ROOM_AFTER:
+                    return None
+                first.active = False
+                self.lasting.remove(others[0])
             key.answerer = answerer
             self.lasting.append(name)
         key.active, key.fired = True, self.now
