@@ -1486,8 +1486,7 @@ cdef class Windows:
         if key.active and value < rule.release:
             key.active = 0
             rule.active -= 1
-        if value >= rule.threshold and not key.active and (key.fired == NO_TIME or self.now >= key.fired + rule.cooldown) and (
-                rule.until == 0 or self.has_room(r, rule, row, line)):
+        if value >= rule.threshold and not key.active and (key.fired == NO_TIME or self.now >= key.fired + rule.cooldown):
             self.remember(r, key, row, line, True)
             self.cross(r, rule, key, row, value)
         return 0
@@ -1514,7 +1513,8 @@ cdef class Windows:
             if slot < 0:
                 raise AssertionError("an episode lasts whose key is gone")
             key = &rule.keys[slot]
-            if self.now - key.last < rule.quiet:
+            # By the row's own time: it may come late.
+            if row.time - key.last < rule.quiet:
                 continue
             self.no_longer(r, rule, key)
             self.ended(r, self.now, key.fired, [self.kept(row, line).told()], self.symbols.text(key.symbol))
@@ -1529,7 +1529,7 @@ cdef class Windows:
 
     cdef int place_of(self, bytes group) except -1:
         """Where ``lasting_at`` counts an answerer's episodes."""
-        return <int> (self.remember_provider(group[group.index(b"\0") + 1:]) >> 8 & 1023)
+        return <int> (self.remember_provider(group[group.rindex(b"\0") + 1:]) >> 8 & 1023)
 
     cdef int no_longer(self, int32_t r, Rule *rule, Key *key) except -1:
         """Takes a lasting episode out."""
@@ -1544,9 +1544,15 @@ cdef class Windows:
         return 0
 
     cdef bint has_room(self, int32_t r, Rule *rule, Row *row, const char *line) except -1:
-        """Whether one more lasting episode of this server and answerer may begin; the one that began first makes room after a while."""
+        """Whether one more lasting episode of this server and answerer may begin; the one that began first makes room after a while.
+
+        What no host answered begins none: nothing could end it.
+        """
         cdef Key *key
-        symbols = self.lasting.get((r, self.answerer(row, line) or b"\0"))
+        cdef bytes group = self.answerer(row, line)
+        if group is None:
+            return False
+        symbols = self.lasting.get((r, group))
         if symbols is None or len(symbols) < MAX_LASTING:
             return True
         # In order of their beginnings.
@@ -1559,7 +1565,7 @@ cdef class Windows:
     cdef int cross(self, int32_t r, Rule *rule, Key *key, Row *row, double value) except -1:
         cdef const char *line = self.batch.base + row.line
         if rule.until:
-            group = (r, self.answerer(row, line) or b"\0")
+            group = (r, self.answerer(row, line))
             symbols = self.lasting.get(group)
             if symbols is None:
                 symbols = self.lasting[group] = []

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sentinel.detect.replies import Verdict
 
-_HONEST = 0.02
-"""Of an honest account's deliveries this share is refused: old addresses, a newsletter that somebody's filter dislikes."""
-_EARNED = 0.2
-"""Who has less than this share of what is beyond that did not earn the block."""
-_FEW, _ENOUGH = 5, 10.0
+_HONEST = 2
+"""Per cent of an honest account's deliveries that are refused: old addresses, a newsletter that somebody's filter dislikes."""
+_FEW, _ENOUGH = 5, 10
 """Fewer refusals of an account, or fewer beyond that of all, are chance: anybody has written to a full mailbox."""
-_MOST = 0.5
-"""Where too little was refused before the block, it is put down to who sent at least this share of the mail."""
+_EARNED = 20
+"""Who has less than these per cent of what is beyond that did not earn the block."""
+_MOST = 50
+"""Where too little was refused before the block, it is put down to who sent at least these per cent of the mail."""
 _MAX_ACCOUNTS = 10
 
 Earner = tuple[str, int, int]
@@ -29,13 +29,14 @@ def earned(ranking: Iterable[tuple[bytes, int, int]]) -> list[Earner]:
     from a list that saw the mail itself, and counts go by deliveries.
     """
     accounts = [(account.decode("utf-8", "replace"), total, hits) for account, total, hits in ranking]
-    weights = [max(0.0, hits - _HONEST * total) if hits >= _FEW else 0.0 for _, total, hits in accounts]
+    # In hundredths of a refusal, so that no order of adding makes a difference.
+    weights = [max(0, 100 * hits - _HONEST * total) if hits >= _FEW else 0 for _, total, hits in accounts]
     share = _EARNED
-    if sum(weights) < _ENOUGH:
-        weights = [float(total) for _, total, _ in accounts]
+    if sum(weights) < 100 * _ENOUGH:
+        weights = [total for _, total, _ in accounts]
         share = _MOST
     whole = sum(weights)
-    out = [(weight, earner) for weight, earner in zip(weights, accounts, strict=True) if weight >= share * whole > 0]
+    out = [(weight, earner) for weight, earner in zip(weights, accounts, strict=True) if 100 * weight >= share * whole > 0]
     return [earner for _, earner in sorted(out, key=lambda one: (-one[0], -one[1][1], one[1][0]))][:_MAX_ACCOUNTS]
 
 

@@ -296,10 +296,10 @@ class Engine:
         rule = self.rules[number]
         ending = rule.ending
         assert ending is not None
-        who = {name: text for name, text in _who(rule, key)[0].items() if text or name in rule.by[:1]}
+        who = {name: text for name, text in _who(rule, key)[0].items() if text}
         self._found.append(
             Detection(
-                id=detection_id(ending.name, key, time),
+                id=detection_id(ending.name, key + b"\0%d" % fired, time),
                 rule=ending.name,
                 severity=ending.severity,
                 score=0.0,
@@ -456,7 +456,8 @@ class _Knowledge:
         self.ended = ended
         self.providers = names
         self.gateways = providers.gateways
-        self.provider = lambda host: providers.of(host.decode("utf-8", "replace")).encode()
+        # In keys NUL and TOLD_BY separate.
+        self.provider = lambda host: providers.of(host.decode("utf-8", "replace")).encode().replace(b"\0", b"?").replace(TOLD_BY, b"?")
 
 
 def _who(rule: Rule, key: bytes) -> tuple[dict[str, str], str]:

@@ -18,6 +18,10 @@ GENERIC = "generic"
 """Nobody that could be told by a text alone."""
 
 
+_REGISTRY_LABELS = frozenset(["ac", "co", "com", "ed", "edu", "go", "gob", "gov", "mil", "ne", "net", "nom", "or", "org"])
+"""Before a country's label these are the registry's, and no name of anybody."""
+
+
 class Providers:
     """Mail providers by the suffixes of their hosts' names, and by patterns in their texts."""
 
@@ -43,9 +47,9 @@ class Providers:
             return SELF
         if labels[-1].isdigit() or len(labels) < 2:
             return host
-        # example.co.uk, example.com.hk: a short label before a country's is a registry's, not a name.
-        short = len(labels) > 2 and len(labels[-1]) == 2 and len(labels[-2]) <= 3
-        return ".".join(labels[-3:] if short else labels[-2:])
+        # example.co.uk, example.com.hk
+        registry = len(labels[-1]) == 2 and labels[-2] in _REGISTRY_LABELS
+        return ".".join(labels[-3:] if registry else labels[-2:])
 
     def known(self, labels: list[str]) -> str:
         """The provider in the table that a host's labels belong to, or an empty text."""

@@ -185,6 +185,8 @@ def _rule(item: Marked) -> Rule:
     until = keys["until"].mapping('"until"', _UNTIL_KEYS, ("name", "on")) if "until" in keys else {}
     if then and until:
         raise keys["until"].error('"until" and "then" do not go together in one rule')
+    if until and (tuple(on), tuple(_kinds(until["on"]))) != (("delivery",), ("delivery",)):
+        raise keys["until"].error('"until" is for a rule on deliveries, and waits for a delivery: "on: delivery" in both')
     subject = _fields(keys["subject"], '"subject"') if "subject" in keys else by
     compiled = {
         **_window(on, keys.get("where"), by, window),

@@ -18,6 +18,9 @@ from sentinel.detect.replies import load_replies
         ([(b"ann", 40, 4), (b"thief", 400, 0)], ["thief"]),
         ([(b"ann", 6, 6), (b"thief", 400, 0)], ["thief"]),
         ([(b"ann", 3, 1), (b"ben", 4, 0), (b"cy", 4, 0)], []),
+        # Exactly a fifth, whatever the order.
+        ([(b"a", 9, 9), (b"b", 49, 12), (b"c", 37, 36)], ["c", "b"]),
+        ([(b"c", 37, 36), (b"b", 49, 12), (b"a", 9, 9)], ["c", "b"]),
         # Two names that are the same text once their bytes are replaced are still two accounts.
         ([(b"\xff", 500, 400), (b"\xfe", 100, 0)], ["\ufffd"]),
     ],

@@ -208,6 +208,7 @@ HOSTS = {
     "mx1.mail.example.co.uk": "example.co.uk",
     "mx.example.com.hk": "example.com.hk",
     "mx.example.de": "example.de",
+    "h1.abc.de": "abc.de",
     "192.0.2.25": "192.0.2.25",
     "127.0.0.2": "127.0.0.2",
     "localhost": "self",

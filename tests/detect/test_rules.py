@@ -95,6 +95,8 @@ WRONG = {
     "number beyond all": ("origin: login", "uid: 99999999999999999999", 16, ['"uid"']),
     "number beyond all, as a bound": ("origin: login", 'uid: ">= 99999999999999999999"', 16, ['"uid"']),
     "then without on": ("    advice: a", "    then: {where: {sasl_username: present}}", 17, ['"on"', '"then"']),
+    "until something that is no delivery": ("    advice: a", "    until: {name: over, on: connect}", 17, ['"until"', "on: delivery"]),
+    "until, of what is no delivery": ("    on: delivery", "    until: {name: over, on: delivery}\n    on: connect", 6, ['"until"']),
     "test without log": ("    advice: a", "    tests: [{name: t, fires: []}]", 17, ['"log"']),
     "test that expects another subject": (
         "    advice: a",

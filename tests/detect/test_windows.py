@@ -408,6 +408,46 @@ def test_what_a_text_claims_of_another_provider_is_its_own_host_s_word(tmp_path)
         assert told(one, [sent(401, host="mta6.am0.yahoodns.net")]) == [(0, "over")]
 
 
+def test_episode_that_nothing_could_end_does_not_begin(tmp_path):
+    """No host has answered, so mail can't pass there again."""
+    engine = make_engine(rules_from(tmp_path, lasting(where="{status: deferred}", by="recipient")))
+    timeout = delivery(0, "deferred (connect to mx.example.net[192.0.2.1]:25: Connection timed out)").replace(
+        b"mx.example.net[192.0.2.1]:25,", b"none,"
+    )
+    assert b"relay=none" in timeout
+    assert told(engine, [timeout, delivery(1, "deferred (host mx.example.net[192.0.2.1] said: 450 no)")]) == [(1, "r")]
+
+
+def test_a_delivery_from_before_the_refusal_does_not_end_it(tmp_path):
+    until = "{name: over, on: delivery, where: {status: sent}, quiet: 1s}"
+    engine = make_engine(rules_from(tmp_path, lasting(until=until)))
+    assert told(engine, [refused(100), refused(102, host="mx.example.org"), sent(50), sent(100.5), sent(101)]) == [
+        (0, "r"),
+        (1, "r"),
+        (4, "over"),
+    ]
+
+
+def test_endings_of_one_moment_are_two(tmp_path):
+    engine = make_engine(rules_from(tmp_path, lasting(until="{name: over, on: delivery, where: {status: sent}}", cooldown="1s")))
+    lines = [refused(0), refused(10), sent(10), refused(10), sent(10)]
+    assert told(engine, lines) == [(0, "r"), (2, "over"), (3, "r"), (4, "over")]
+    again = make_engine(rules_from(tmp_path, lasting(until="{name: over, on: delivery, where: {status: sent}}", cooldown="1s")))
+    ids = [one.id for line in lines for one in again.feed(line).detections]
+    assert len(set(ids)) == 4
+
+
+def test_bytes_that_separate_in_keys(tmp_path):
+    """In a host's name, which a remote DNS may have made, they mean nothing."""
+    engine = make_engine(rules_from(tmp_path, lasting()))
+    names = ("mx.a\x01b.example", "mx.a\0b.example")
+    found = [one for n, name in enumerate(names) for one in engine.feed(refused(n, host=name)).detections]
+    assert [one.told_by for one in engine.lasting()] == [""] * len(found)
+    assert {one.subject["provider"] for one in found} <= {"a?b.example", "b.example"}
+    assert told(engine, [sent(400, host=name) for name in names[: len(found)]])
+    assert engine.lasting() == []
+
+
 def test_episode_whose_key_is_evicted_leaves_nothing_behind(tmp_path):
     """It neither takes the room of others nor ends when mail passes."""
     rules = rules_from(tmp_path, lasting())

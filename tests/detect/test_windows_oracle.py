@@ -424,7 +424,9 @@ def test_episodes_that_last(case, events, set_back, stop, looked_at):
                 if value is not None:
                     expected.append((place, "r", case.subject(key), round(value, 6), now))
             if event.outcome in case.ending:
-                expected += [(place, "over", case.subject(over), model.now - began, now) for over, began in model.passes(event.answerer)]
+                expected += [
+                    (place, "over", case.subject(over), model.now - began, now) for over, began in model.passes(event.answerer, time)
+                ]
     assert observed == expected
     under_way = [(case.subject(name), model.keys[name]) for name in model.lasting]
     assert sorted(

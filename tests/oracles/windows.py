@@ -85,12 +85,12 @@ class Windows:
         self._settle(key)
         return self._fire(name, key)
 
-    def passes(self, answerer: Answerer | None) -> list[tuple[str, float]]:
-        """Each key whose episode is over, and when that began."""
+    def passes(self, answerer: Answerer | None, time: float) -> list[tuple[str, float]]:
+        """Each key whose episode a delivery at this time ends, and when that began."""
         over = [
             name
             for name in self.lasting
-            if answerer is not None and self.keys[name].answerer == answerer and self.now - self.keys[name].seen >= self.rule.quiet
+            if answerer is not None and self.keys[name].answerer == answerer and time - self.keys[name].seen >= self.rule.quiet
         ]
         self.lasting = [name for name in self.lasting if name not in over]
         began = []
@@ -130,6 +130,8 @@ class Windows:
         if key.active or value < self.rule.threshold or (key.fired is not None and self.now < key.fired + self.rule.cooldown):
             return None
         if self.rule.until:
+            if answerer is None:
+                return None
             others = [other for other in self.lasting if self.keys[other].answerer == answerer]
             if len(others) >= MAX_LASTING:
                 first = self.keys[others[0]]
