@@ -34,6 +34,7 @@ LOCK_NAME = "sentinel.lock"
 _APPLICATION_ID = 0x534E544C
 """``SNTL``: tells our file from any other SQLite database."""
 _BUSY_SECONDS = 10.0
+_AGAIN_SECONDS = 0.005
 _PRUNE_EVERY_SECONDS = 3600.0
 _DAY_SECONDS = 86_400.0
 
@@ -167,7 +168,7 @@ class State:
         self._db.execute("PRAGMA foreign_keys = ON")
         self._db.execute("PRAGMA synchronous = FULL")
         if self._pragma("user_version") == 0:
-            self._db.execute("PRAGMA journal_mode = WAL")
+            self._write_ahead()
         with self.transaction() as db:
             version = self._pragma("user_version")
             if version == 0:
@@ -184,6 +185,18 @@ class State:
                     f"{self.path} was written by a newer sentinel (state version {version}, not {SCHEMA_VERSION}); "
                     "upgrade sentinel or use another state directory"
                 )
+
+    def _write_ahead(self) -> None:
+        """WAL mode. SQLite does not wait for another who turns it on at the same moment, since both hold a lock that the other needs."""
+        until = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(_AGAIN_SECONDS)
 
     def _pragma(self, name: str) -> int:
         return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
