@@ -27,6 +27,7 @@ from sentinel.track._join cimport Networks, Tracker
 
 from sentinel.maillog.fields import DIALECTS, SERVICES
 
+cdef int QMAIL = SERVICES.index("qmail")
 cdef int64_t NO_TIME = -(1 << 62)
 cdef int64_t LATENESS = 60 * 1000000
 # Where there are MAX_LASTING of them, one that began this long ago makes room.
@@ -719,6 +720,7 @@ cdef class Windows:
     cdef int row_owned
     cdef char *scratch
     cdef Py_ssize_t scratch_size
+    cdef char blanks[REPLY_BYTES]
 
     def __cinit__(self, Symbols symbols not None, Networks networks not None, knowledge, compiled, class_names, *, int64_t evidence_limit=50_000):
         cdef Py_ssize_t i, c = 0, p = 0, k, origin
@@ -993,7 +995,10 @@ cdef class Windows:
         cdef bytes found
         if self.row_provider == -2:
             self.row_provider = ABSENT
-            field = PEER_HOST if row.text[PEER_HOST].start else RELAY_HOST
+            # By name, else by address; what the reply's text says of its host goes before what the line says.
+            field = PEER_HOST
+            if not row.text[PEER_HOST].length:
+                field = RELAY_HOST if row.text[RELAY_HOST].length else PEER_IP if row.text[PEER_IP].length else RELAY_IP
             if self.own_host(row, line):
                 field = -1
                 self.row_provider = self.remember_provider(b"self")
@@ -1100,6 +1105,11 @@ cdef class Windows:
                 start += 1
                 p += 1
         n = min(row.text[REPLY].length - start, REPLY_BYTES)
+        if row.service == QMAIL:
+            # It logs a blank as "_".
+            for k in range(n):
+                self.blanks[k] = 32 if p[k] == 95 else p[k]
+            p = self.blanks
         template = self.template_of(p, n, foreign)
         if template != NULL and template.length == n and memcmp(p, template.text, n) == 0 or (
                 n > SHORT_REPLY and template != NULL and self.as_before(template, p, n)):
@@ -1587,7 +1597,7 @@ cdef class Windows:
             [self.subject(row, line, rule.subject[k]) for k in range(rule.n_subject)],
             [(<Kept> kept).told() for kept in lines if (<Kept> kept).time > since],
             self.symbols.text(key.symbol),
-            self.copy(row, line, REPLY) if rule.until else None,
+            self.reply(row, line) if rule.until else None,
         )
         return 0
 
@@ -1647,6 +1657,11 @@ cdef class Windows:
                 return (line + row.text[SASL_USERNAME].start)[:row.text[SASL_USERNAME].length]
             return self.symbols.text(row.account) if row.account >= 0 else None
         return self.copy(row, line, field)
+
+    cdef bytes reply(self, Row *row, const char *line):
+        """As the remote server wrote it: qmail logs a blank as "_"."""
+        cdef bytes reply = self.copy(row, line, REPLY)
+        return reply.replace(b"_", b" ") if reply is not None and row.service == QMAIL else reply
 
     cdef bytes copy(self, Row *row, const char *line, int32_t field):
         cdef const char *p

@@ -101,7 +101,7 @@ class Engine:
         self._networks = Networks(list(networks))
         self._max_open_messages = max_open_messages
         self._found: list[Detection] = []
-        self._explained: dict[tuple[str, str], dict[str, Any]] = {}
+        self._explained: dict[tuple[str, str, bool], dict[str, Any]] = {}
         self._core = self._fresh_core()
 
     def _fresh_core(self) -> Core:
@@ -131,12 +131,14 @@ class Engine:
         if row.get("kind") != "delivery" or row.get("reply_code", 0) < 400:
             return {}
         ip = row.get("relay_ip", "")
-        # Postfix's text names the host; other mail servers log its words alone.
-        host = row.get("relay_host") or ip if row.get("service") in DIALECTS else ""
-        key = row["reply"], SELF if ip in ("127.0.0.1", "::1") or "/" in ip else host
+        # Postfix's text names the host; other mail servers log its words alone, and qmail a blank as "_".
+        foreign = row.get("service") in DIALECTS
+        host = row.get("relay_host") or ip if foreign else ""
+        reply = row["reply"].replace("_", " ") if row.get("service") == "qmail" else row["reply"]
+        key = reply, SELF if ip in ("127.0.0.1", "::1") or "/" in ip else host, foreign
         told = self._explained.get(key)
         if told is None:
-            verdict = self.replies.classify(row["reply"], key[1], logged=True)
+            verdict = self.replies.classify(reply, key[1], logged=not foreign)
             values = (
                 verdict.reply_class,
                 verdict.sub,

@@ -61,8 +61,10 @@ _HOST = re.compile(
     r"([^\s\[\]]{0,255})\[([^\s\[\]]{1,60})\](?::\d{1,5})?((?: said: | refused to talk to me: ).*)",
     re.DOTALL,
 )
-_YOURS = re.compile(rb"\b(?:your|client|sending|connecting|originating|from|ip)\b[^#]{0,24}$", re.IGNORECASE)
+_YOURS = re.compile(rb"\b(?:your|client|sending|connecting|originating|ip)\b[^#]{0,24}$", re.IGNORECASE)
 """What stands before an address that is the client's."""
+_FROM = re.compile(rb"\bfrom\b[^#]{0,24}$", re.IGNORECASE)
+"""What stands before the client's, or that of somebody before it."""
 _LEADING_HOST = re.compile(rb"[\s\"]*\d{3}[- ](?:\d\.\d\.\d )?([~a-z0-9-]+(?:\.[a-z0-9-]+)+)", re.IGNORECASE)
 _URL = re.compile(rb"https?://[^\s<>\"'`|\\]+", re.IGNORECASE)
 _BRACKETS = {b")": b"(", b"]": b"["}
@@ -247,7 +249,7 @@ class ReplyClassifier:
         named = _HOST.match(reply)
         raw = reply.encode("utf-8", "replace")[:_MAX_BYTES]
         if named:
-            host = SELF if host == SELF or named[2] in _HERE or "/" in named[2] else named[1] or host or named[2]
+            host = SELF if host == SELF or named[2] in _HERE or not _is_address(named[2]) else named[1] or host or named[2]
             raw = named[3].encode("utf-8", "replace")[:_MAX_BYTES]
         elif host and not raw.startswith((SAID, REFUSED)):
             raw = SAID + raw
@@ -358,8 +360,8 @@ def _code(text: bytes) -> int:
 
 
 def _our_ip(shape: bytes, ips: Sequence[tuple[int, bytes]]) -> str:
-    """The address that a reply means by "your": the first behind such a word, else the first outside a URL, else the first."""
-    first = in_url = ""
+    """The address that a reply means by "your": the first behind such a word, else behind "from", else outside a URL, else the first."""
+    source = first = in_url = ""
     for place, text in ips:
         word = shape[: place + 1].split()[-1]
         try:
@@ -370,9 +372,20 @@ def _our_ip(shape: bytes, ips: Sequence[tuple[int, bytes]]) -> str:
             in_url = in_url or ip
         elif _YOURS.search(shape, max(0, place - 40), place):
             return ip
+        elif _FROM.search(shape, max(0, place - 40), place):
+            source = source or ip
         else:
             first = first or ip
-    return first or in_url
+    return source or first or in_url
+
+
+def _is_address(text: str) -> bool:
+    """Not the path of a socket, nor "unknown"."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _trimmed(url: bytes) -> bytes:

@@ -130,6 +130,7 @@ ADDRESSES = {
     "421 IP<192.0.2.9> rejected": "192.0.2.9",
     # The first outside of a URL is ours.
     "550 JunkMail rejected - [192.0.2.9]:4711 is in an RBL: see https://www.spamcop.net/bl.shtml?198.51.100.1": "192.0.2.9",
+    "550 5.7.1 Service unavailable, message from server 198.51.100.9: IP 192.0.2.9 blocked using zen.spamhaus.org": "192.0.2.9",
     # What stands behind "your" and its like goes before what stands first.
     "554 5.7.1 mx 198.51.100.9 refuses: your IP address 192.0.2.9 is blacklisted": "192.0.2.9",
     "550 5.7.1 198.51.100.9 rejects mail from [192.0.2.9]: on our blacklist. http://x.example/?ip=192.0.2.9": "192.0.2.9",
@@ -352,6 +353,8 @@ FORMS = [
     "SASL authentication failed; server mx.example.org[192.0.2.1] said: {}",
     "delivery temporarily suspended: SASL [CACHED] authentication failed; server mx.example.org[192.0.2.1] said: {}",
     "host aspmx.l.google.com[192.0.2.1] said: {}",
+    "host [192.0.2.1] said: {}",
+    "host mx.example.org[unknown] said: {}",
     "host 127.0.0.1[127.0.0.1]:10024 said: {}",
     "host mail.example.net[private/dovecot-lmtp] said: {}",
     "{}",
@@ -371,6 +374,44 @@ def test_columns_and_counters_say_the_same(form, reply):
     assert reply_class == told["reply_class"]
     assert provider in (told["provider"], "")
     assert provider or "." in told["provider"]
+
+
+FOREIGN = {
+    "exim": "2026-10-24 06:18:01 1abcDE-000123-4F ** u@x.example R=dnslookup T=remote_smtp H=mx.example.org [192.0.2.1]: "
+    "SMTP error from remote mail server after RCPT TO:<u@x.example>: {}",
+    "sendmail": "Oct 24 06:18:01 mx sm-mta[123]: 7AM24kXx000123: to=<u@x.example>, delay=00:00:01, mailer=esmtp, pri=1, "
+    "relay=mx.example.org [192.0.2.1], dsn=5.7.1, stat={}",
+    "qmail": "@400000006ab1c2d31234abcd starting delivery 1: msg 2345 to remote u@x.example\n@400000006ab1c2d31234abcd delivery 1: failure: "
+    "192.0.2.1_does_not_like_recipient./Remote_host_said:_{}/Giving_up_on_192.0.2.1./",
+}
+
+
+@pytest.mark.parametrize("service", FOREIGN)
+def test_refusal_in_the_log_of_another_mail_server(service):
+    reply = "554 5.7.1 Client host [198.51.100.9] blocked using zen.spamhaus.org"
+    line = FOREIGN[service].format(reply.replace(" ", "_") if service == "qmail" else reply)
+    engine = make_engine(year=2026)
+    step = engine.feed(line.encode() + b"\n")
+    (found,) = [one for one in step.detections if one.rule == "remote-block"]
+    told = engine.explain(step.events.row(len(step.events) - 1))
+    provider = "192.0.2.1" if service == "qmail" else "example.org"
+    expected = ("ip_blocked", provider, "zen.spamhaus.org", "198.51.100.9")
+    assert tuple(told[name] for name in ("reply_class", "provider", "dnsbl", "blocked_ip")) == expected
+    assert tuple(found.subject[name] for name in ("provider", "dnsbl", "blocked_ip")) == expected[1:]
+    assert "Client host [198.51.100.9] blocked using" in found.description
+
+
+def test_refusal_of_whom_another_mail_server_does_not_name():
+    """It is a remote server's, though nobody's that could be blocked by."""
+    engine = make_engine(year=2026)
+    reply = "554 5.7.1 Client host [198.51.100.9] blocked using zen.spamhaus.org"
+    line = (
+        f"Oct 24 06:18:01 mx sm-mta[123]: 7AM24kXx000123: to=<u@x.example>, delay=00:00:01, mailer=esmtp, pri=1, dsn=5.7.1, stat={reply}\n"
+    )
+    step = engine.feed(line.encode())
+    told = engine.explain(step.events.row(0))
+    assert (told["reply_class"], told["provider"], step.detections) == ("ip_blocked", "generic", [])
+    assert engine.counters()["replies"] == {("ip_blocked", ""): 1}
 
 
 # --- hostile texts
