@@ -16,6 +16,7 @@ from sentinel.detect.engine import REPLY_COLUMNS
 from sentinel.detect.providers import load_providers
 from sentinel.detect.replies import CLASS_NAMES, default_replies_path, failure, load_replies, load_reply_rules
 from sentinel.errors import UserError
+from sentinel.resources import resource
 
 CLASSIFIER = load_replies()
 PROVIDERS = CLASSIFIER.providers
@@ -194,6 +195,15 @@ def test_temporary_is_what_is_meant_and_not_what_the_code_says():
     assert of("550 Ip frequency limited. https://service.mail.qq.com/detail/122/172")["temporary"]
     assert of("450 4.2.2 Mailbox full")["temporary"]
     assert not of("552 5.2.2 Mailbox full")["temporary"]
+
+
+def test_no_pattern_waits_for_a_mail_address():
+    """In a shape there is none."""
+    texts = [p for rule in CLASSIFIER.rules for p in (*rule.patterns, *rule.also, *rule.unless)]
+    for name in ("providers.yaml", "dnsbls.yaml"):
+        texts += re.findall(r"'((?:[^'\n]|'')*)'", resource("rules", name).read_text(encoding="utf-8"))
+    assert len(texts) > 1000
+    assert [text for text in texts if re.search(r"[a-z0-9]@|@\\?[a-z0-9]", text.replace(r"\b", " "))] == []
 
 
 # --- who answered
