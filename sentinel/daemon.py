@@ -165,12 +165,13 @@ class Daemon:
         while not self._stopping.is_set():
             chunks = follower.read(timeout)
             timeout = _READ_SECONDS
-            if self._new_logins is not None:
-                engine.use_logins(self._new_logins)
-                self._new_logins = None
-            if self._new_replies is not None:
-                engine.use_replies(self._new_replies)
-                self._new_replies = None
+            # Taken at once: what is read anew meanwhile comes with the next chunk.
+            logins, self._new_logins = self._new_logins, None
+            if logins is not None:
+                engine.use_logins(logins)
+            replies, self._new_replies = self._new_replies, None
+            if replies is not None:
+                engine.use_replies(replies)
                 _log.info("the reply rules have changed and hold from now on")
             found: list[Detection] = []
             if chunks:

@@ -66,10 +66,11 @@ class ReplyFiles:
             resource("rules", "dnsbls.yaml"),
         ]
         out: dict[str, tuple[int, int, int] | None] = {}
-        for path in files(paths):
+        for path in paths:
             try:
-                status = os.stat(path)
-                out[str(path)] = status.st_ino, status.st_size, status.st_mtime_ns
+                for file in files([path]):
+                    status = os.stat(file)
+                    out[str(file)] = status.st_ino, status.st_size, status.st_mtime_ns
             except OSError:
                 out[str(path)] = None
         return out

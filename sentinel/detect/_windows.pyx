@@ -1511,24 +1511,27 @@ cdef class Windows:
     cdef int pass_again(self, int32_t r, Rule *rule, Row *row, const char *line) except -1:
         """Mail passes: ends the episodes of this server and answerer in which nothing has been refused for a while."""
         cdef Key *key
-        cdef int64_t slot = self.host_provider(row, line)
+        cdef int64_t found = self.host_provider(row, line)
         # Of most mail nobody blocks anything.
-        if slot < 0 or not self.lasting_at[slot >> 8 & 1023]:
+        if found < 0 or not self.lasting_at[found >> 8 & 1023]:
             return 0
         symbols = self.lasting.get((r, self.answerer(row, line)))
         if symbols is None:
             return 0
         for symbol in list(symbols):
-            slot = (<IntMap> self.maps[r]).get(<uint64_t> <int32_t> symbol, -1)
-            if slot < 0:
-                raise AssertionError("an episode lasts whose key is gone")
-            key = &rule.keys[slot]
+            key = self.lasting_key(r, rule, symbol)
             # By the row's own time: it may come late.
             if row.time - key.last < rule.quiet:
                 continue
             self.no_longer(r, rule, key)
             self.ended(r, self.now, key.fired, [self.kept(row, line).told()], self.symbols.text(key.symbol))
         return 0
+
+    cdef Key *lasting_key(self, int32_t r, Rule *rule, int32_t symbol) except NULL:
+        cdef int64_t slot = (<IntMap> self.maps[r]).get(<uint64_t> symbol, -1)
+        if slot < 0:
+            raise AssertionError("an episode lasts whose key is gone")
+        return &rule.keys[slot]
 
     cdef int index_lasting(self) except -1:
         """Counts anew whose hosts' deliveries may end an episode."""
@@ -1566,7 +1569,7 @@ cdef class Windows:
         if symbols is None or len(symbols) < MAX_LASTING:
             return True
         # In order of their beginnings.
-        key = &rule.keys[(<IntMap> self.maps[r]).get(<uint64_t> <int32_t> symbols[0], 0)]
+        key = self.lasting_key(r, rule, symbols[0])
         if self.now - key.fired < ROOM_AFTER:
             return False
         self.no_longer(r, rule, key)

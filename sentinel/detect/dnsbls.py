@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sentinel.detect.patterns import Patterns, pattern_of
-from sentinel.marked import Marked, read
+from sentinel.marked import read
 from sentinel.resources import resource
 
 _HOST = rb"(?:[a-z0-9_~][a-z0-9_~-]*\.)+[a-z]{2,}"
@@ -110,14 +110,8 @@ def _is_file(zone: bytes) -> bool:
     return zone.endswith((b".html", b".htm", b".php", b".aspx", b".cgi"))
 
 
-def _text(item: Marked) -> str:
-    """A pattern of the product's own, whose tests compile them all."""
-    return item.text("a pattern")
-
-
 def load_blocklists(path: str | Path | None = None) -> BlockLists:
     """The table of a file; UserError for what is not right in it."""
-    pattern = pattern_of if path else _text
     top = read(path or resource("rules", "dnsbls.yaml")).mapping("a block list file", ("lists",), ("lists",))
     lists: list[BlockList] = []
     zones: dict[str, str] = {}
@@ -130,8 +124,8 @@ def load_blocklists(path: str | Path | None = None) -> BlockLists:
             if zone in zones:
                 raise item.error(f'"{zone}" stands already under "{zones[zone]}"')
             zones[zone] = name
-        names += [(pattern(item), name) for item in (keys["names"].items('"names"') if "names" in keys else [])]
-        urls += [(pattern(item), name) for item in (keys["urls"].items('"urls"') if "urls" in keys else [])]
+        names += [(pattern_of(item, proven=not path), name) for item in (keys["names"].items('"names"') if "names" in keys else [])]
+        urls += [(pattern_of(item, proven=not path), name) for item in (keys["urls"].items('"urls"') if "urls" in keys else [])]
         lists.append(
             BlockList(
                 name=name,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from sentinel.detect.patterns import Patterns, pattern_of
-from sentinel.marked import Marked, read
+from sentinel.marked import read
 from sentinel.resources import resource
 
 SELF = "self"
@@ -65,14 +65,8 @@ class Providers:
         return self._owners[min(found)] if found else ""
 
 
-def _text(item: Marked) -> str:
-    """A pattern of the product's own, whose tests compile them all."""
-    return item.text("a pattern")
-
-
 def load_providers(path: str | Path | None = None) -> Providers:
     """The table of a file; UserError for what is not right in it."""
-    pattern = pattern_of if path else _text
     top = read(path or resource("rules", "providers.yaml")).mapping("a providers file", ("providers",), ("providers",))
     suffixes: dict[str, str] = {}
     texts: list[tuple[str, str]] = []
@@ -87,5 +81,5 @@ def load_providers(path: str | Path | None = None) -> Providers:
                 raise item.error(f'"{suffix}" stands already under "{suffixes[suffix]}"')
             suffixes[suffix] = name
         for item in keys["texts"].items('"texts"') if "texts" in keys else []:
-            texts.append((pattern(item), name))
+            texts.append((pattern_of(item, proven=not path), name))
     return Providers(suffixes, texts, gateways)

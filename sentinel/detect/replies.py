@@ -231,7 +231,7 @@ class ReplyClassifier:
         return Said(rule.number, rule.confidence, rule.sub, temporary, provider, dnsbl, "", rule.name, rule.known_url)
 
     def _writer(self, text: bytes) -> str:
-        """Who wrote a text: a mark in it, or the name with which its server begins or ends."""
+        """Who wrote a text: a mark in it, or the name with which its server begins."""
         found = self.providers.written_by(text)
         if not found:
             leading = _LEADING_HOST.match(text)
@@ -476,7 +476,7 @@ def _reply_rule(item: Marked, common: dict[str, Marked], proven: bool) -> ReplyR
     def patterns(key: str) -> tuple[str, ...]:
         if key not in keys:
             return ()
-        return tuple(entry.text("a pattern") if proven else pattern_of(entry) for entry in keys[key].items(f'"{key}"'))
+        return tuple(pattern_of(entry, proven) for entry in keys[key].items(f'"{key}"'))
 
     def flag(key: str) -> bool | None:
         if key not in keys:
