@@ -7,6 +7,8 @@ WAL mode and every commit is synced, so a ``kill -9`` or a power cut leaves the 
 One :class:`State` is one connection behind one lock: any thread may use it. Several processes may have the same
 directory open (the command line beside the daemon); only one of them may :meth:`hold` it, and that is the daemon.
 
+A database of an older version is brought up to this one when it is opened; see ``_UPGRADES``.
+
 Limits: detections are kept for ``keep_days`` and at most ``max_detections`` of them, except those that an open lock
 refers to. The journal is never pruned; policy writes few rows, and they are what an admin asks for months later.
 """
@@ -19,7 +21,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from typing import Any
 from sentinel.detect.detection import account_key, parse_time
 from sentinel.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DATABASE_NAME = "sentinel.db"
 LOCK_NAME = "sentinel.lock"
 
@@ -88,6 +90,41 @@ _SCHEMA = (
          WHERE action = 'lock' AND state IN ('pending', 'done') AND closed = 0
     """,
     "CREATE TABLE protected (pattern TEXT PRIMARY KEY, why TEXT NOT NULL, created REAL NOT NULL)",
+)
+
+# What each version added to the one before. A new database is made of all of them in turn, so that it is the same as an upgraded one.
+_UPGRADES: tuple[tuple[str, ...], ...] = (
+    _SCHEMA,
+    (
+        "ALTER TABLE actions ADD COLUMN expires REAL",  # lock: when policy undoes it by itself, wall clock
+        """CREATE TABLE steps (
+             action TEXT NOT NULL REFERENCES actions (id),
+             step TEXT NOT NULL,               -- as respond/sequence.py names them
+             state TEXT NOT NULL,              -- pending, done, failed, cancelled
+             due REAL NOT NULL,                -- wall clock: not before
+             attempts INTEGER NOT NULL DEFAULT 0,
+             detail TEXT,                      -- what came of it, or the last error
+             changed REAL NOT NULL,
+             PRIMARY KEY (action, step)
+           )
+        """,
+        "CREATE INDEX steps_by_state ON steps (state)",
+        """CREATE TABLE journal (
+             seq INTEGER PRIMARY KEY AUTOINCREMENT,
+             entry TEXT NOT NULL,              -- JSON, as respond/chain.py writes it
+             hash TEXT NOT NULL
+           )
+        """,
+        """CREATE TRIGGER journal_is_not_changed BEFORE UPDATE ON journal
+             BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END
+        """,
+        """CREATE TRIGGER journal_is_not_shortened BEFORE DELETE ON journal
+             BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END
+        """,
+        # breaker: why it is open; actions_before_journal: the last action that the journal knows nothing of.
+        "CREATE TABLE flags (name TEXT PRIMARY KEY, value TEXT NOT NULL, since REAL NOT NULL)",
+        "INSERT INTO flags SELECT 'actions_before_journal', max(seq), 0 FROM actions HAVING max(seq) IS NOT NULL",
+    ),
 )
 
 
@@ -174,10 +211,7 @@ class State:
             if version == 0:
                 if db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
                     raise UserError(f"{self.path} is a database of another program; give sentinel a state directory of its own")
-                for statement in _SCHEMA:
-                    db.execute(statement)
                 db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             elif self._pragma("application_id") != _APPLICATION_ID:
                 raise UserError(f"{self.path} is a database of another program; give sentinel a state directory of its own")
             elif version > SCHEMA_VERSION:
@@ -185,6 +219,11 @@ class State:
                     f"{self.path} was written by a newer sentinel (state version {version}, not {SCHEMA_VERSION}); "
                     "upgrade sentinel or use another state directory"
                 )
+            for added in _UPGRADES[version:]:
+                for statement in added:
+                    db.execute(statement)
+            if version < SCHEMA_VERSION:
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _write_ahead(self) -> None:
         """WAL mode. SQLite does not wait for another who turns it on at the same moment, since both hold a lock that the other needs."""
@@ -334,6 +373,13 @@ class State:
             (account_key(account), since_us),
         )
         return [json.loads(data) for (data,) in rows]
+
+    def detections_by_id(self, ids: Iterable[str]) -> list[dict[str, Any]]:
+        """Those of them that are still kept, in the order given."""
+        found = []
+        for id_ in ids:
+            found += self.query("SELECT data FROM detections WHERE id = ?", (id_,))
+        return [json.loads(data) for (data,) in found]
 
     def account_detections(self, memory_seconds: float) -> list[tuple[dict[str, Any], bool]]:
         """What policy has to remember after a restart: detections about accounts, in the order in which they were

@@ -1,4 +1,4 @@
-"""What was decided and what became of it: the actions table of the state database.
+"""What was decided and what became of it: the actions and steps of the state database, and the journal that tells of them.
 
 A row is written before anything is tried, in the transaction that marks the detections as handled, and its id follows
 from the decision, so the same decision made again is the same row. States change only like this, and only here::
@@ -6,12 +6,20 @@ from the decision, so the same decision made again is the same row. States chang
     (new) -> simulated | refused | done (notify, protect)
     (new) -> pending -> done | failed | refused
     failed -> pending        the same decision is made again
-    done -> done, closed     a lock that was undone by hand
+    done -> done, closed     a lock that was undone
 
 Before a lock is tried, what the account's columns hold goes into the row (:meth:`Journal.record_prior`). A process
 killed at any point leaves a pending row, and whoever goes on from there does the same statement again. A lock that was
 carried out but not yet marked so is recognised by its effect, and the prior values from before are kept. The database
 itself refuses a second open lock on one account.
+
+What else belongs to an action (sessions to end, mail to hold) are its steps, each with a state of its own::
+
+    (new) -> pending -> done | failed
+    pending -> cancelled     the lock was undone
+    done | failed -> pending the lock was made good meanwhile, so that all is done once more after it
+
+Each change adds an entry to the journal (:mod:`sentinel.respond.chain`) in the same transaction.
 """
 
 import base64
@@ -19,20 +27,24 @@ import datetime
 import decimal
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import os
+import pwd
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sentinel.detect.detection import account_key
+from sentinel.respond import chain
 from sentinel.respond.policy import Decision, Standing
 from sentinel.state import State
 
 _HOUR_SECONDS = 3600.0
 _DAY_SECONDS = 86_400.0
 _ERROR_CHARACTERS = 300
+_LINE_CHARACTERS = 500
 _COLUMNS = (
     "seq, id, account, action, state, by, why, refused, detections, total, event_time, created, changed, "
-    "attempts, error, login, prior, target, closed"
+    "attempts, error, login, prior, target, closed, expires"
 )
 _OPEN_LOCK = "action = 'lock' AND state IN ('pending', 'done') AND closed = 0"
 
@@ -68,15 +80,47 @@ class Action:
     """Of an unlock: the id of the lock that it undoes."""
     closed: bool
     """Of a lock: it was undone."""
+    expires: float | None = None
+    """Of a lock: when policy undoes it."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON output. Without the prior values: they may be password hashes."""
         out = {name: getattr(self, name) for name in self.__slots__ if name not in ("prior", "seq", "event_time", "detections")}
         out["detections"] = list(self.detections)
-        for name in ("created", "changed"):
-            moment = datetime.datetime.fromtimestamp(out[name], datetime.UTC)
-            out[name] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        for name in ("created", "changed", "expires"):
+            if out[name] is not None:
+                moment = datetime.datetime.fromtimestamp(out[name], datetime.UTC)
+                out[name] = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         return {name: value for name, value in out.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something that belongs to an action besides the change of the account's row."""
+
+    action: str
+    step: str
+    """As :mod:`sentinel.respond.sequence` names them."""
+    state: str
+    """pending, done, failed or cancelled."""
+    due: float
+    """Wall clock: not before."""
+    attempts: int
+    detail: str | None
+    """What came of it, or the last error."""
+    changed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What an attempt did, for the journal."""
+
+    statement: str = ""
+    """The SQL with its placeholders, or the command."""
+    rows: int | None = None
+    """Rows, messages or sessions that were changed."""
+    seconds: float | None = None
+    detail: str = ""
 
 
 class Superseded(Exception):
@@ -91,7 +135,7 @@ class Journal:
 
     # writing
 
-    def decide(self, decision: Decision, now: float) -> Action | None:
+    def decide(self, decision: Decision, now: float, *, expires: float | None = None) -> Action | None:
         """Journals a policy decision; None when it stands there already, or the account has an open lock."""
         if decision.refused:
             state = "refused"
@@ -111,12 +155,22 @@ class Journal:
             detections=decision.detections,
             total=decision.total,
             event_time=decision.event_time,
+            expires=expires,
         )
 
     def by_hand(
-        self, action: str, account: str, why: str, now: float, *, state: str = "pending", target: Action | None = None
+        self,
+        action: str,
+        account: str,
+        why: str,
+        now: float,
+        *,
+        state: str = "pending",
+        target: Action | None = None,
+        by: str = "hand",
+        expires: float | None = None,
     ) -> Action | None:
-        """Journals what an admin asked for; None when that is in the journal already."""
+        """Journals what an admin asked for, or what policy does because time has passed; None when that is in the journal already."""
         seed = target.id if target else f"{account_key(account)}\0{now!r}"
         id_ = hashlib.blake2b(f"{action}\0hand\0{seed}".encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
         return self._append(
@@ -124,9 +178,10 @@ class Journal:
             account=account,
             action=action,
             state=state,
-            by="hand",
+            by=by,
             why=why,
             now=now,
+            expires=expires,
             login=target.login if target else None,
             prior=target.prior if target else None,
             target=target.id if target else None,
@@ -149,22 +204,26 @@ class Journal:
         login: str | None = None,
         prior: Mapping[str, Any] | None = None,
         target: str | None = None,
+        expires: float | None = None,
     ) -> Action | None:
         with self.state.transaction() as db:
             if action == "lock" and state == "pending" and self.open_lock(account) is not None:
                 return None
             cursor = db.execute(
                 "INSERT INTO actions (id, account, account_key, action, state, by, why, refused, detections, total, "
-                "event_time, created, changed, login, prior, target) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "event_time, created, changed, login, prior, target, expires) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (id) DO UPDATE SET state = excluded.state, changed = excluded.changed, "
                 "attempts = 0, error = NULL WHERE actions.state = 'failed'",
                 (
                     id_, account, account_key(account), action, state, by, why, refused, json.dumps(list(detections)),
-                    total, event_time, now, now, login, _encode(prior), target,
+                    total, event_time, now, now, login, _encode(prior), target, expires,
                 ),
             )  # fmt: skip
-            return self.get(id_) if cursor.rowcount else None
+            new = self.get(id_) if cursor.rowcount else None
+            if new is not None:
+                self._note(new, "decided", now, total=total or None, evidence=self._evidence(detections))
+            return new
 
     def record_prior(self, action: Action, login: str, prior: Mapping[str, Any], *, locked_already: bool, now: float) -> None:
         """Keeps what the columns hold, just before the lock statement. Raises :class:`Superseded` when the lock is not
@@ -180,17 +239,30 @@ class Journal:
                 (login, locked_already, _encode(prior), now, action.id),
             )
 
-    def tried(self, action: Action, error: str, now: float) -> None:
+    def tried(self, action: Action, error: str, now: float, *, seconds: float | None = None) -> None:
         """An attempt failed; the action stays pending."""
         with self.state.transaction() as db:
-            db.execute(
+            counted = db.execute(
                 "UPDATE actions SET attempts = attempts + 1, error = ?, changed = ? WHERE id = ? AND state = 'pending'",
                 (error[:_ERROR_CHARACTERS], now, action.id),
-            )
+            ).rowcount
+            # While a database is away the same error comes every minute: once is enough.
+            if counted and action.error != error[:_ERROR_CHARACTERS]:
+                self._note(action, "tried", now, result="failed", error=error[:_ERROR_CHARACTERS], **_timed(seconds))
 
-    def finish(self, action: Action, state: str, now: float, *, error: str | None = None, refused: str | None = None) -> bool:
+    def finish(
+        self,
+        action: Action,
+        state: str,
+        now: float,
+        *,
+        error: str | None = None,
+        refused: str | None = None,
+        done: Done | None = None,
+        steps: Mapping[str, float] | None = None,
+    ) -> bool:
         """Settles a pending action; False when somebody else has done so meanwhile. An unlock that is done closes its
-        lock.
+        lock. ``steps``: what is to follow, and when it is due (:meth:`want`).
         """
         with self.state.transaction() as db:
             settled = db.execute(
@@ -199,8 +271,13 @@ class Journal:
                 "WHERE id = ? AND state = 'pending'",
                 (state, error[:_ERROR_CHARACTERS] if error else None, refused, now, action.id),
             ).rowcount
-            if settled and state == "done" and action.action == "unlock":
-                self.close_lock(str(action.target), now)
+            if settled:
+                if state == "done" and action.action == "unlock":
+                    self.close_lock(str(action.target), now)
+                if steps:
+                    self.want(action, steps, now)
+                more = {} if done is None else {"statement": done.statement or None, "rows": done.rows, **_timed(done.seconds)}
+                self._note(self.get(action.id) or action, "settled", now, **more)
             return bool(settled)
 
     def close_lock(self, lock_id: str, now: float) -> None:
@@ -212,6 +289,145 @@ class Journal:
                 "ELSE refused END, state = CASE state WHEN 'pending' THEN 'refused' ELSE state END WHERE id = ?",
                 (now, lock_id),
             )
+            db.execute("UPDATE steps SET state = 'cancelled', changed = ? WHERE action = ? AND state = 'pending'", (now, lock_id))
+            lock = self.get(lock_id)
+            if lock is not None:
+                self._note(lock, "closed", now)
+
+    # steps
+
+    def want(self, action: Action, steps: Mapping[str, float], now: float, *, again: bool = True) -> None:
+        """Makes steps pending, each from its time on; also those that are done or failed, unless ``again`` is off."""
+        conflict = "DO UPDATE SET state = 'pending', due = excluded.due, attempts = 0, changed = excluded.changed" if again else "DO NOTHING"
+        with self.state.transaction() as db:
+            db.executemany(
+                f"INSERT INTO steps (action, step, state, due, changed) VALUES (?, ?, 'pending', ?, ?) ON CONFLICT (action, step) {conflict}",
+                [(action.id, step, due, now) for step, due in steps.items()],
+            )
+
+    def step_tried(self, step: Step, action: Action, error: str, now: float, *, due: float | None, done: Done | None = None) -> None:
+        """An attempt at a step failed. It is due again then, or never where ``due`` is None."""
+        state = "failed" if due is None else "pending"
+        with self.state.transaction() as db:
+            counted = db.execute(
+                "UPDATE steps SET attempts = attempts + 1, state = ?, due = COALESCE(?, due), detail = ?, changed = ? "
+                "WHERE action = ? AND step = ? AND state = 'pending'",
+                (state, due, error[:_ERROR_CHARACTERS], now, step.action, step.step),
+            ).rowcount
+            if counted and (due is None or step.detail != error[:_ERROR_CHARACTERS]):
+                self._note_step(action, step, "failed", now, done or Done(), error=error[:_ERROR_CHARACTERS])
+
+    def step_done(self, step: Step, action: Action, done: Done, now: float, *, due: float | None = None) -> bool:
+        """A step is done; with ``due`` it is done once more then. False when it was settled by somebody else meanwhile."""
+        with self.state.transaction() as db:
+            settled = db.execute(
+                "UPDATE steps SET attempts = attempts + 1, state = ?, due = COALESCE(?, due), detail = ?, changed = ? "
+                "WHERE action = ? AND step = ? AND state = 'pending'",
+                ("done" if due is None else "pending", due, done.detail[:_ERROR_CHARACTERS], now, step.action, step.step),
+            ).rowcount
+            if settled:
+                self._note_step(action, step, "done", now, done)
+            return bool(settled)
+
+    def steps(self, action: Action) -> list[Step]:
+        """All steps of an action."""
+        return self._steps("action = ?", (action.id,))
+
+    def due_steps(self, now: float) -> list[Step]:
+        """What is to be done now, in the order in which it was wanted."""
+        return self._steps("state = 'pending' AND due <= ?", (now,))
+
+    def next_due(self) -> float | None:
+        """Wall clock of the next step that waits for its time."""
+        ((due,),) = self.state.query("SELECT min(due) FROM steps WHERE state = 'pending'")
+        return None if due is None else float(due)
+
+    def _steps(self, where: str, parameters: Sequence[object]) -> list[Step]:
+        rows = self.state.query(
+            f"SELECT action, step, state, due, attempts, detail, changed FROM steps WHERE {where} ORDER BY rowid", parameters
+        )
+        return [Step(*row) for row in rows]
+
+    # the breaker
+
+    def open_breaker(self, why: str, now: float) -> bool:
+        """Stops all locking by policy until it is closed by hand; False when it is open already."""
+        with self.state.transaction() as db:
+            opened = db.execute("INSERT OR IGNORE INTO flags (name, value, since) VALUES ('breaker', ?, ?)", (why, now)).rowcount
+            if opened:
+                chain.append(self.state, {"event": "breaker-open", "who": "policy", "why": why}, now)
+            return bool(opened)
+
+    def close_breaker(self, why: str, now: float) -> bool:
+        """Policy may lock again; False when it was not open."""
+        with self.state.transaction() as db:
+            closed = db.execute("DELETE FROM flags WHERE name = 'breaker'").rowcount
+            if closed:
+                db.execute("INSERT OR REPLACE INTO flags (name, value, since) VALUES ('breaker_closed', ?, ?)", (why, now))
+                chain.append(self.state, {"event": "breaker-closed", "who": who("hand"), "why": why}, now)
+            return bool(closed)
+
+    def breaker(self) -> tuple[str, float] | None:
+        """Why the breaker is open and since when (wall clock); None while it is closed."""
+        rows = self.state.query("SELECT value, since FROM flags WHERE name = 'breaker'")
+        return rows[0] if rows else None
+
+    def breaker_closed_at(self) -> float:
+        """Wall clock of the last time that it was closed by hand, 0 if never."""
+        ((since,),) = self.state.query("SELECT COALESCE(max(since), 0) FROM flags WHERE name = 'breaker_closed'")
+        return float(since)
+
+    # the journal's entries
+
+    def note(self, event: str, now: float, *, by: str = "hand", **more: object) -> None:
+        """An entry about something that is no action: mail held by hand, an address banned."""
+        chain.append(self.state, {"event": event, "who": who(by), **more}, now)
+
+    def _note(self, action: Action, event: str, now: float, **more: object) -> None:
+        chain.append(
+            self.state,
+            {
+                "event": event,
+                "who": who(action.by),
+                "action": action.id,
+                "what": action.action,
+                "account": action.account,
+                "state": action.state,
+                "why": action.why,
+                "refused": action.refused,
+                "error": action.error,
+                "target": action.target,
+                **more,
+            },
+            now,
+        )
+
+    def _note_step(self, action: Action, step: Step, result: str, now: float, done: Done, error: str | None = None) -> None:
+        chain.append(
+            self.state,
+            {
+                "event": "step",
+                "who": who(action.by),
+                "what": step.step,
+                "of": action.id,
+                "account": action.account,
+                "statement": done.statement or None,
+                "rows": done.rows,
+                "result": result,
+                "detail": done.detail or None,
+                "error": error,
+                **_timed(done.seconds),
+            },
+            now,
+        )
+
+    def _evidence(self, ids: Iterable[str]) -> list[dict[str, Any]] | None:
+        """What the detections said, in short: they themselves are dropped after months, the journal is not."""
+        out = []
+        for data in self.state.detections_by_id(ids):
+            lines = [str(item.get("line", ""))[:_LINE_CHARACTERS] for item in data.get("evidence", ())[-1:]]
+            out.append({"detection": data["id"], **{name: data[name] for name in ("rule", "time", "value", "threshold", "score")}, "lines": lines})
+        return out or None
 
     # reading
 
@@ -294,6 +510,22 @@ class Journal:
     def protected(self) -> list[str]:
         """The patterns, oldest first."""
         return [pattern for (pattern,) in self.state.query("SELECT pattern FROM protected ORDER BY created, pattern")]
+
+
+def who(by: str) -> str:
+    """Who acts: ``policy``, or ``hand:`` and the name of the person at the terminal, behind sudo too."""
+    if by != "hand":
+        return by
+    name = os.environ.get("SUDO_USER")
+    try:
+        name = name or pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        name = f"uid {os.getuid()}"
+    return f"hand:{name}"
+
+
+def _timed(seconds: float | None) -> dict[str, float]:
+    return {} if seconds is None else {"duration_ms": round(seconds * 1000, 1)}
 
 
 def _kind(action: Action) -> str:
