@@ -20,6 +20,8 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 
@@ -94,10 +96,12 @@ def _pattern(value: object) -> object:
     return value
 
 
-def _option(value: object) -> str | bool | int:
+def _option(value: object) -> str | bool | int | tuple[str, ...]:
     if isinstance(value, (str, bool, int)):
         return value
-    raise ValueError(f"must be a text, a whole number, true or false, not {_show(value)}")
+    if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
+        return value
+    raise ValueError(f"must be a text, a whole number, true or false, or a list of texts, not {_show(value)}")
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
@@ -105,7 +109,7 @@ Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_one_or_many)]
 Network = Annotated[str, BeforeValidator(_network)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
-Option = Annotated[str | bool | int, BeforeValidator(_option)]
+Option = Annotated[str | bool | int | tuple[str, ...], BeforeValidator(_option)]
 Mode = Literal["observe", "notify", "enforce"]
 
 
@@ -130,16 +134,27 @@ class PolicySettings(_Section):
 class DatabaseSettings(_Section):
     """Where accounts are locked."""
 
-    url: SecretStr = Field(description="SQLAlchemy URL; ${NAME} is taken from the environment")
-    password_file: Text | None = Field(default=None, description="file whose first line is the password")
     preset: Text = Field(default="generic", description="name of a lock preset, or the path of one")
+    url: SecretStr | None = Field(
+        default=None,
+        validate_default=True,
+        description="SQLAlchemy URL, or file:///path for presets that change a file; ${NAME} is taken from the environment",
+    )
+    password_file: Text | None = Field(default=None, description="file whose first line is the password")
     options: dict[str, Option] = Field(default_factory=dict, description="the preset's options, such as table names")
 
-    @model_validator(mode="after")
-    def _has_url(self) -> Self:
-        if "://" not in self.url.get_secret_value() and not re.fullmatch(r"\$\{\w+\}", self.url.get_secret_value()):
-            raise ValueError("url must look like mysql://user@host/database, postgresql://… or sqlite:////path")
-        return self
+    @field_validator("url")
+    @classmethod
+    def _looks_like_a_url(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if url is None:
+            # Other presets say for themselves whether they need one.
+            if info.data.get("preset") == "generic":
+                raise ValueError("is missing; say where the accounts are")
+            return None
+        text = url.get_secret_value()
+        if "://" not in text and not re.fullmatch(r"\$\{\w+\}", text):
+            raise ValueError("must look like mysql://user@host/database, postgresql://…, sqlite:////path or file:///path")
+        return url
 
 
 class LoginSettings(_Section):
@@ -294,7 +309,7 @@ def _sentence(model: type[BaseModel], place: Place, item: dict[str, Any]) -> str
     if kind == "extra_forbidden":
         return "unknown key" + nearest(str(place[-1]), _model_at(model, place).model_fields)
     if kind == "missing":
-        example = {"log": "; name the mail log, such as log: /var/log/mail.log", "url": "; say where the accounts are"}
+        example = {"log": "; name the mail log, such as log: /var/log/mail.log"}
         return "is missing" + example.get(str(place[-1]), "")
     if kind == "literal_error":
         words = re.findall(r"'([^']*)'", str(context.get("expected", "")))

@@ -29,7 +29,7 @@ from sentinel.errors import UserError
 from sentinel.observe.metrics import Metrics
 from sentinel.observe.server import Server
 from sentinel.observe.status import Snapshot, Status
-from sentinel.respond.locks import AccountLocker, LockError
+from sentinel.respond.locks import Locker, LockError
 from sentinel.respond.responder import Responder, list_locks
 from sentinel.source.follow import Follower
 from sentinel.source.position import Position
@@ -99,7 +99,7 @@ class Daemon:
             if locker is not None:
                 locker.close()
 
-    def _with_state(self, engine: Any, state: State, locker: AccountLocker | None) -> None:
+    def _with_state(self, engine: Any, state: State, locker: Locker | None) -> None:
         positions = self._resume(engine, state)
         responder = Responder(state, self.config.policy, locker)
         status = Status(
@@ -238,7 +238,7 @@ class Daemon:
             )
         )
 
-    def _check_database(self, locker: AccountLocker | None) -> None:
+    def _check_database(self, locker: Locker | None) -> None:
         """Asks now and then whether accounts could be locked, for /readyz."""
         while locker is not None and not self._stopping.is_set():
             try:

@@ -18,7 +18,7 @@ from sentinel.zones import zone
 
 if TYPE_CHECKING:
     from sentinel.config import Config, LoginSettings
-    from sentinel.respond.locks import AccountLocker
+    from sentinel.respond.locks import Locker
 
 
 def engine_of(
@@ -76,13 +76,13 @@ class ReplyFiles:
         return out
 
 
-def locker_of(config: Config | None) -> AccountLocker | None:
+def locker_of(config: Config | None) -> Locker | None:
     """What locks accounts, or None where no database is configured."""
     if config is None or config.database is None:
         return None
-    from sentinel.respond.locks import AccountLocker
+    from sentinel.respond.locks import locker_of_settings
 
-    return AccountLocker.from_settings(config.database)
+    return locker_of_settings(config.database)
 
 
 def logins_of(settings: LoginSettings | None) -> Logins:
@@ -117,7 +117,7 @@ def _from_file(path: str) -> list[tuple[str, str]]:
 def _from_database(settings: LoginSettings) -> list[tuple[str, str]]:
     import sqlalchemy
 
-    from sentinel.respond.locks import resolve_url
+    from sentinel.respond.lock_sql import resolve_url
 
     assert settings.database is not None
     assert settings.query is not None

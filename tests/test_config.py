@@ -103,7 +103,7 @@ def test_defaults_lock_nobody(tmp_path: Path) -> None:
         ("database: {}", "database.url: is missing; say where the accounts are"),
         ("database: {url: geheim}", None),
         ("database: {url: 'sqlite:////x', options: {table: 1.5}}",
-         "database.options.table: must be a text, a whole number, true or false, not 1.5"),
+         "database.options.table: must be a text, a whole number, true or false, or a list of texts, not 1.5"),
         ("logins: {file: a, database: b, query: c}", "logins: give either file, or database and query"),
         ("logins: {database: 'mysql://h/x'}", "logins: database and query belong together"),
         ("<<: {a: b}", None),

@@ -50,16 +50,16 @@ def _year(text: str) -> int:
 def _database_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", metavar="DIR", help="directory of the state database (default: /var/lib/sentinel)")
     parser.add_argument("--config", metavar="FILE", help="take state and database from a configuration file")
-    parser.add_argument("--database", metavar="URL", help="where accounts are locked, like mysql://user@host/extmail or sqlite:///file")
-    parser.add_argument("--preset", metavar="NAME", help="how they are locked there: generic, extmail, or a file")
+    parser.add_argument("--database", metavar="URL", help="where accounts are locked, like mysql://user@host/extmail or file:///passwd-file")
+    parser.add_argument("--preset", metavar="NAME", help="how they are locked there: a name of sentinel locks presets, or a file")
 
 
 def _run_options(run: argparse.ArgumentParser) -> None:
     run.add_argument("--config", metavar="FILE", help="configuration file; the options below then may not be given")
     run.add_argument("--log", action="append", default=[], metavar="PATH", help="a log to follow; may be given several times")
     run.add_argument("--state", metavar="DIR", help="directory of the state database (default: /var/lib/sentinel)")
-    run.add_argument("--database", metavar="URL", help="where accounts are locked, like mysql://user@host/extmail or sqlite:///file")
-    run.add_argument("--preset", metavar="NAME", help="how they are locked there: generic, extmail, or a file")
+    run.add_argument("--database", metavar="URL", help="where accounts are locked, like mysql://user@host/extmail or file:///passwd-file")
+    run.add_argument("--preset", metavar="NAME", help="how they are locked there: a name of sentinel locks presets, or a file")
     run.add_argument("--enforce", action="store_true", help="really lock; without it locks are only written to the journal")
     run.add_argument("--listen", metavar="HOST:PORT", help="metrics and status page (default: 127.0.0.1:9154)")
     run.add_argument("--rules", action="append", default=[], metavar="PATH", help="rules file or folder instead of the default rules")
@@ -118,11 +118,13 @@ def _rules_options(rules: argparse.ArgumentParser) -> None:
 
 
 def _locks_options(locks: argparse.ArgumentParser) -> None:
-    commands = locks.add_subparsers(dest="locks_command", metavar="list|lock|unlock|protect", required=True, parser_class=_Parser)
+    commands = locks.add_subparsers(dest="locks_command", metavar="list|lock|unlock|protect|presets", required=True, parser_class=_Parser)
     listing = commands.add_parser("list", help="open locks")
     listing.add_argument("--every", action="store_true", help="the whole journal: also what was undone, refused, simulated")
     listing.add_argument("--format", choices=("table", "jsonl"), default="table")
     _database_options(listing)
+    presets = commands.add_parser("presets", help="ways to lock an account: what they change, what that stops, and the grants they need")
+    presets.add_argument("name", nargs="?", metavar="NAME", help="print all about this one, which may also be a file")
     for name, text in (
         ("lock", "lock an account now"),
         ("unlock", "undo a lock: the account's row is again as it was"),

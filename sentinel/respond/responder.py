@@ -15,13 +15,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from sentinel.config import Mode, PolicySettings
 from sentinel.detect.detection import Detection
 from sentinel.errors import UserError
 from sentinel.respond.journal import Action, Journal, Superseded
-from sentinel.respond.locks import LockError, LockFailed, LockRefused, LockResult, LockTrouble, LockUnavailable, Record
+from sentinel.respond.locks import Locker, LockError, LockFailed, LockRefused, LockTrouble, LockUnavailable
 from sentinel.respond.policy import Policy, printable, protecting_pattern
 from sentinel.state import State
 
@@ -38,16 +37,6 @@ _QUICK_ATTEMPTS = 3
 _QUICK_SECONDS = 5.0
 _STOP_SECONDS = 20.0
 """Longer than connecting and one statement may take."""
-
-
-class Locker(Protocol):
-    """What carries out a lock; :class:`sentinel.respond.locks.AccountLocker` is one."""
-
-    def lock(self, account: str, record: Record) -> LockResult:
-        """Locks, telling ``record`` what was there before; raises LockError."""
-
-    def unlock(self, login: str, prior: dict[str, object]) -> None:
-        """Puts back what was there before; raises LockError."""
 
 
 class Responder:
