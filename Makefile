@@ -9,12 +9,12 @@ TESTS ?= tests
 LINT_PATHS := sentinel tests setup.py
 SECONDS := 60
 
-.PHONY: demo test bench lint build fuzz lock test-lowest clean machine
+.PHONY: demo test bench lint build fuzz lock test-lowest clean machine servers
 
 demo: $(VENV)/.built
 	@$(BIN)/python tests/demo/demo.py
 
-test: lint
+test: $(if $(filter tests tests/ tests/e2e%,$(TESTS)),servers) lint
 	@$(BIN)/python -m pytest $(TESTS)
 
 lint: $(VENV)/.built
@@ -44,7 +44,7 @@ lock: $(VENV)/.built
 
 # The tests again with the oldest versions that pyproject.toml allows, also of what builds it, in a copy of the checkout. Needs
 # network, and Python 3.11: many of the oldest versions have no wheels for newer ones. What was installed stands in build/lowest.txt.
-test-lowest: machine
+test-lowest: machine servers
 	@$(PYTHON) -m venv --clear build/lowest
 	@build/lowest/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@build/lowest/bin/uv pip compile --quiet --python build/lowest/bin/python --resolution lowest-direct --no-header --no-emit-index-url \
@@ -73,6 +73,10 @@ machine:
 			echo "missing:$$missing; on Debian and Ubuntu: sudo apt install$$missing" >&2; exit 1; \
 		fi; \
 	fi
+
+# Mail servers and databases for tests/e2e, through apt as root on Debian and Ubuntu. Where that cannot be, their tests are skipped.
+servers:
+	@tests/servers/install.sh
 
 $(VENV)/.installed: requirements.lock | machine
 	@echo "creating $(VENV) (once)"
