@@ -56,6 +56,11 @@ def parse_duration(value: object) -> float:
     return seconds
 
 
+def _span(value: object) -> float:
+    """As :func:`parse_duration`, and 0 for "not at all"."""
+    return 0.0 if value in (0, "0") and not isinstance(value, bool) else parse_duration(value)
+
+
 def _timezone(value: object) -> object:
     if isinstance(value, str):
         parse_zone(value)
@@ -96,6 +101,16 @@ def _pattern(value: object) -> object:
     return value
 
 
+def _command(value: object) -> object:
+    """A program alone may stand as a text; what has a blank in it was meant for a shell."""
+    if isinstance(value, str) and len(value.split()) > 1:
+        raise ValueError(f'"{value}" is no program; write program and arguments as a list: [{", ".join(value.split())}]')
+    words = (value,) if isinstance(value, str) else value
+    if isinstance(words, tuple) and any(isinstance(word, str) and not word.isprintable() for word in words):
+        raise ValueError("there are control characters in it; write the program and its arguments, like [sudo, -n, /usr/sbin/postsuper]")
+    return words
+
+
 def _option(value: object) -> str | bool | int | tuple[str, ...]:
     if isinstance(value, (str, bool, int)):
         return value
@@ -105,10 +120,13 @@ def _option(value: object) -> str | bool | int | tuple[str, ...]:
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
+Span = Annotated[float, BeforeValidator(_span)]
 Text = Annotated[str, Field(min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_one_or_many)]
 Network = Annotated[str, BeforeValidator(_network)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_one_or_many)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
+Command = Annotated[tuple[Text, ...], Field(min_length=1), BeforeValidator(_command)]
 Option = Annotated[str | bool | int | tuple[str, ...], BeforeValidator(_option)]
 Mode = Literal["observe", "notify", "enforce"]
 
@@ -117,18 +135,38 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
+class BreakerSettings(_Section):
+    """When all locking stops, because so many culprits at once are somebody's mistake or another kind of attack."""
+
+    accounts: Annotated[int, Field(ge=1)] = Field(default=10, description="more accounts than this that reach lock_at within the span")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(default=0.2, description="or more than this share of the accounts that send mail")
+    at_least: Annotated[int, Field(ge=1)] = Field(default=5, description="the share counts from so many accounts on")
+    span: Duration = 600.0
+
+
 class PolicySettings(_Section):
     """When scores become a lock."""
 
     mode: Mode = Field(default="observe", description="observe: journal what would be done; notify: tell; enforce: lock")
+    rules: dict[Text, Mode] = Field(default_factory=dict, description="another mode for the points of a rule")
+    accounts: dict[Pattern, Mode] = Field(default_factory=dict, description="another mode for accounts or patterns; the first that fits")
     lock_at: Annotated[float, Field(gt=0)] = Field(default=LOCK_AT, description="total score at which an account is locked")
     memory: Duration = Field(default=MEMORY_SECONDS, description="for how long a detection counts, in event time")
     protected: Annotated[tuple[Pattern, ...], BeforeValidator(_one_or_many)] = Field(
         default=(), description="accounts or patterns that are never locked, whatever they do"
     )
+    protected_networks: Networks = Field(default=(), description="an account whose mail came from nowhere else is not locked")
     max_locks_per_hour: Annotated[int, Field(ge=0)] = 10
     max_locks_per_day: Annotated[int, Field(ge=0)] = 30
+    breaker: BreakerSettings = BreakerSettings()
     max_evidence_age: Duration = Field(default=3600.0, description="older evidence is reported and never locks")
+    respect_unlock: Span = Field(default=3600.0, description="for how long an account that was unlocked by hand is left alone")
+    unlock_after: Duration | None = Field(default=None, description="policy's locks are undone after this; none: only by hand")
+
+    @property
+    def may_enforce(self) -> bool:
+        """Whether anything at all may be locked."""
+        return "enforce" in (self.mode, *self.rules.values(), *self.accounts.values())
 
 
 class DatabaseSettings(_Section):
@@ -157,6 +195,31 @@ class DatabaseSettings(_Section):
         return url
 
 
+class AccessMapSettings(_Section):
+    """A lookup table that smtpd asks by ``check_sasl_access`` for each recipient, so that it reaches sessions that are open."""
+
+    path: Text = Field(description="the source file; sentinel writes it and runs postmap")
+    type: Literal["lmdb", "hash"] = "lmdb"
+    postmap: Command = ("postmap",)
+
+
+class ResponseSettings(_Section):
+    """What follows a lock, so that the spam really stops. Each part is off until it is asked for, but the last look at the log."""
+
+    flush_auth_cache: bool = Field(default=False, description="doveadm auth cache flush, after a lock and after an unlock")
+    kick: bool = Field(default=False, description="doveadm kick: ends the account's IMAP, POP3 and submission sessions in Dovecot")
+    access_map: AccessMapSettings | None = Field(default=None, description="put the account into this map while it is locked")
+    end_smtpd: bool = Field(default=False, description="SIGTERM to smtpd processes that hold a session of the account")
+    hold: bool = Field(default=False, description="put the account's queued mail on hold")
+    max_envelopes: Annotated[int, Field(ge=0)] = Field(
+        default=2000, description="queued messages of unknown origin that are looked into, the newest first"
+    )
+    doveadm: Command = Field(default=("doveadm",), description="the command and its first arguments")
+    verify: bool = Field(default=True, description="report lock-ineffective when mail of a locked account is still accepted")
+    grace: Duration = Field(default=60.0, description="mail accepted later than this after the lock makes it ineffective")
+    watch: Duration = Field(default=600.0, description="for how long after that its silence is waited for, to call the lock effective")
+
+
 class LoginSettings(_Section):
     """Which envelope senders belong to which login."""
 
@@ -174,6 +237,15 @@ class LoginSettings(_Section):
         return self
 
 
+class PostfixSettings(_Section):
+    """Postfix's own programs, to look at the mail queue and change it."""
+
+    config_directory: Text | None = Field(default=None, description="directory of main.cf (postfix -c); none: Postfix's own")
+    postqueue: Command = Field(default=("postqueue",), description="program and arguments, like [sudo, -n, /usr/sbin/postqueue]")
+    postsuper: Command = ("postsuper",)
+    postcat: Command = ("postcat",)
+
+
 class Config(_Section):
     """All of ``sentinel.yaml``."""
 
@@ -184,16 +256,16 @@ class Config(_Section):
     replies: Texts = Field(default=(), description="reply rules (files or directories) that go before the product's own")
     timezone: Annotated[str, BeforeValidator(_timezone)] | None = Field(default=None, description="zone of a log that writes none")
     year: Annotated[int, Field(ge=1970, le=9998)] | None = Field(default=None, description="year of a log that writes none")
-    networks: Annotated[tuple[Network, ...], BeforeValidator(_one_or_many)] = Field(
-        default=OWN_NETWORKS, description="own networks: mail from there is not from outside"
-    )
+    networks: Networks = Field(default=OWN_NETWORKS, description="own networks: mail from there is not from outside")
     logins: LoginSettings | None = None
     policy: PolicySettings = PolicySettings()
+    response: ResponseSettings = ResponseSettings()
     database: DatabaseSettings | None = None
+    postfix: PostfixSettings = PostfixSettings()
 
     @model_validator(mode="after")
     def _can_enforce(self) -> Self:
-        if self.policy.mode == "enforce" and self.database is None:
+        if self.policy.may_enforce and self.database is None:
             raise ValueError("enforce needs a database to lock accounts in")
         return self
 

@@ -15,14 +15,15 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import sentinel
 from sentinel.config import Config
 from sentinel.detect.detection import Detection
+from sentinel.detect.engine import Accepted, OpenMessages
 from sentinel.detect.replies import ReplyClassifier
 from sentinel.detect.senders import Logins
 from sentinel.errors import UserError
@@ -30,11 +31,11 @@ from sentinel.observe.metrics import Metrics
 from sentinel.observe.server import Server
 from sentinel.observe.status import Snapshot, Status
 from sentinel.respond.locks import Locker, LockError
-from sentinel.respond.responder import Responder, list_locks
+from sentinel.respond.responder import INEFFECTIVE, Responder, list_locks
 from sentinel.source.follow import Follower
 from sentinel.source.position import Position
 from sentinel.state import State
-from sentinel.wiring import ReplyFiles, engine_of, locker_of, logins_of
+from sentinel.wiring import ReplyFiles, engine_of, locker_of, logins_of, response_of
 
 _READ_SECONDS = 1.0
 _CHECKPOINT_SECONDS = 5.0
@@ -46,6 +47,8 @@ _CAUGHT_UP_BYTES = 1 << 16
 _LONG_STOP_SECONDS = 120 * 86_400
 """After a longer stop the last line read says nothing about the year of the next one."""
 _DRAIN_SECONDS = 2.0
+_ANSWER_SECONDS = 5.0
+"""How long the responder's thread waits for the loop to tell what the log knows."""
 
 _log = logging.getLogger("sentinel")
 
@@ -55,6 +58,15 @@ class _Check:
     """What the last look at the mail system's database said."""
 
     reason: str
+
+
+@dataclass(slots=True)
+class _Question:
+    """Which mail of an account is under way: the engine belongs to the loop, so others have to ask it."""
+
+    account: str
+    answered: threading.Event = field(default_factory=threading.Event)
+    answer: OpenMessages | None = None
 
 
 class Daemon:
@@ -73,6 +85,7 @@ class Daemon:
         self._dirty = False
         self._new_logins: Logins | None = None
         self._new_replies: ReplyClassifier | None = None
+        self._questions: deque[_Question] = deque()
         self._database = _Check("the database that accounts are locked in has not been asked yet" if config.database else "")
 
     def stop(self) -> None:
@@ -101,10 +114,10 @@ class Daemon:
 
     def _with_state(self, engine: Any, state: State, locker: Locker | None) -> None:
         positions = self._resume(engine, state)
-        responder = Responder(state, self.config.policy, locker)
+        responder = Responder(state, self.config.policy, locker, response=response_of(self.config), open_messages=self._ask_for_messages)
         status = Status(
             sources=self.config.log,
-            rules=[(rule.name, rule.severity) for rule in engine.rules],
+            rules=[*((rule.name, rule.severity) for rule in engine.rules), (INEFFECTIVE, "critical")],
             detections=state.recent_detections,
             locks=lambda: [action.to_dict() for action in list_locks(state)],
             mode=responder.mode,
@@ -161,8 +174,12 @@ class Daemon:
         # Where the logs stood when they were opened is worth keeping before the first line: what comes while nobody reads is not lost.
         self._dirty = True
         self._checkpoint(engine, state, follower)
+        responder.caught_up = False
         timeout = 0.0
         while not self._stopping.is_set():
+            watched = responder.watched()
+            if watched is not None:
+                engine.watch(watched)
             chunks = follower.read(timeout)
             timeout = _READ_SECONDS
             # Taken at once: what is read anew meanwhile comes with the next chunk.
@@ -174,19 +191,40 @@ class Daemon:
                 engine.use_replies(replies)
                 _log.info("the reply rules have changed and hold from now on")
             found: list[Detection] = []
+            accepted: list[Accepted] = []
             if chunks:
                 engine.written_until(int(self._now()))
             for chunk in chunks:
-                found += engine.feed(chunk).detections
+                step = engine.feed(chunk)
+                found += step.detections
+                accepted += step.accepted
                 self._dirty = True
             if found:
                 self._tell(found, metrics)
                 state.add_detections([detection.to_dict() for detection in found])
-                responder.handle(found)
+                responder.handle(found, engine.active_accounts())
+            if accepted:
+                self._tell(responder.accepted(accepted), metrics)
+            self._answer(engine)
             if self._dirty and time.monotonic() >= self._checkpoint_due:
                 self._checkpoint(engine, state, follower)
             self._publish(engine, follower, responder, status)
         self._checkpoint(engine, state, follower)
+
+    def _ask_for_messages(self, account: str) -> OpenMessages | None:
+        """What the log knows of an account's mail under way; None when the loop does not answer. For other threads."""
+        question = _Question(account)
+        self._questions.append(question)
+        if self._follower is not None and not self._stopping.is_set():
+            self._follower.wake()
+            question.answered.wait(_ANSWER_SECONDS)
+        return question.answer
+
+    def _answer(self, engine: Any) -> None:
+        while self._questions:
+            question = self._questions.popleft()
+            question.answer = engine.open_messages(account=question.account)
+            question.answered.set()
 
     def _tell(self, found: Iterable[Detection], metrics: Metrics) -> None:
         now = self._now()
@@ -218,6 +256,7 @@ class Daemon:
         lag = follower.lag()
         # Once caught up, a burst of lines does not make it unready again: it is read within the second.
         self._caught_up = self._caught_up or sum(lag.values()) <= _CAUGHT_UP_BYTES
+        responder.caught_up = sum(lag.values()) <= _CAUGHT_UP_BYTES
         behind = "" if self._caught_up else f"catching up: {sum(lag.values()):,} bytes of log are still to be read"
         reason = behind or self._database.reason
         status.publish(

@@ -121,6 +121,10 @@ _UPGRADES: tuple[tuple[str, ...], ...] = (
         """CREATE TRIGGER journal_is_not_shortened BEFORE DELETE ON journal
              BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END
         """,
+        """CREATE TRIGGER journal_grows_at_its_end BEFORE INSERT ON journal
+             WHEN NEW.seq <= (SELECT COALESCE(max(seq), 0) FROM journal)
+             BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END
+        """,
         # breaker: why it is open; actions_before_journal: the last action that the journal knows nothing of.
         "CREATE TABLE flags (name TEXT PRIMARY KEY, value TEXT NOT NULL, since REAL NOT NULL)",
         "INSERT INTO flags SELECT 'actions_before_journal', max(seq), 0 FROM actions HAVING max(seq) IS NOT NULL",

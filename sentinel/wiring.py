@@ -12,13 +12,15 @@ from sentinel.detect.replies import ReplyClassifier, default_replies_path, load_
 from sentinel.detect.rules import load_rules
 from sentinel.detect.senders import Logins
 from sentinel.errors import UserError
-from sentinel.marked import files
+from sentinel.marked import files, nearest
 from sentinel.resources import resource
 from sentinel.zones import zone
 
 if TYPE_CHECKING:
     from sentinel.config import Config, LoginSettings
     from sentinel.respond.locks import Locker
+    from sentinel.respond.response import Facts, Response
+    from sentinel.state import State
 
 
 def engine_of(
@@ -31,8 +33,13 @@ def engine_of(
     newest: int | None = None,
 ) -> Engine:
     """The engine of a configuration; what is given besides goes before it."""
+    loaded = load_rules(rules or config.rules or None)
+    names = [rule.name for rule in loaded]
+    for name in config.policy.rules:
+        if name not in names:
+            raise UserError(f"policy.rules: there is no rule {name}{nearest(name, names)}")
     return Engine(
-        load_rules(rules or config.rules or None),
+        loaded,
         networks=config.networks,
         logins=logins_of(config.logins),
         replies=load_replies(replies or config.replies),
@@ -83,6 +90,36 @@ def locker_of(config: Config | None) -> Locker | None:
     from sentinel.respond.locks import locker_of_settings
 
     return locker_of_settings(config.database)
+
+
+def response_of(config: Config) -> Response:
+    """What follows a lock, as configured."""
+    from sentinel.respond.queue import PostfixQueue
+    from sentinel.respond.response import Response
+
+    chosen = config.response
+    access_map = None
+    if chosen.access_map is not None:
+        from sentinel.respond.locks import AccessMapLocker
+
+        access_map = AccessMapLocker(options=chosen.access_map.model_dump())
+    return Response(chosen, PostfixQueue(config.postfix) if chosen.hold else None, access_map)
+
+
+def facts_from_checkpoint(state: State, config: Config, account: str) -> Facts:
+    """What the daemon knew of an account's mail under way at its last checkpoint; nothing where there is none."""
+    from sentinel.respond.response import Facts
+
+    try:
+        checkpoint = state.load()
+        if checkpoint is None or not config.response.hold:
+            return Facts()
+        engine = engine_of(config)
+        engine.restore(checkpoint.snapshot)
+        messages = engine.open_messages(account=account)
+    except ValueError:
+        return Facts()
+    return Facts(messages.mine, messages.others)
 
 
 def logins_of(settings: LoginSettings | None) -> Logins:

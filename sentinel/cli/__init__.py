@@ -50,7 +50,9 @@ def _year(text: str) -> int:
 def _database_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", metavar="DIR", help="directory of the state database (default: /var/lib/sentinel)")
     parser.add_argument("--config", metavar="FILE", help="take state and database from a configuration file")
-    parser.add_argument("--database", metavar="URL", help="where accounts are locked, like mysql://user@host/extmail or file:///passwd-file")
+    parser.add_argument(
+        "--database", metavar="URL", help="where accounts are locked, like mysql://user@host/extmail or file:///passwd-file"
+    )
     parser.add_argument("--preset", metavar="NAME", help="how they are locked there: a name of sentinel locks presets, or a file")
 
 
@@ -118,9 +120,13 @@ def _rules_options(rules: argparse.ArgumentParser) -> None:
 
 
 def _locks_options(locks: argparse.ArgumentParser) -> None:
-    commands = locks.add_subparsers(dest="locks_command", metavar="list|lock|unlock|protect|presets", required=True, parser_class=_Parser)
-    listing = commands.add_parser("list", help="open locks")
-    listing.add_argument("--every", action="store_true", help="the whole journal: also what was undone, refused, simulated")
+    metavar = "list|lock|unlock|protect|unprotect|resume|verify-journal|presets"
+    commands = locks.add_subparsers(dest="locks_command", metavar=metavar, required=True, parser_class=_Parser)
+    listing = commands.add_parser("list", help="open locks, with what followed them")
+    what = listing.add_mutually_exclusive_group()
+    what.add_argument("--every", action="store_true", help="all actions: also what was undone, refused, simulated")
+    what.add_argument("--journal", action="store_true", help="the journal's entries, each hashed with the one before; jsonl is its export")
+    what.add_argument("--actual", action="store_true", help="accounts that the mail system's database holds for locked, whoever did it")
     listing.add_argument("--format", choices=("table", "jsonl"), default="table")
     _database_options(listing)
     presets = commands.add_parser("presets", help="ways to lock an account: what they change, what that stops, and the grants they need")
@@ -128,13 +134,24 @@ def _locks_options(locks: argparse.ArgumentParser) -> None:
     for name, text in (
         ("lock", "lock an account now"),
         ("unlock", "undo a lock: the account's row is again as it was"),
-        ("protect", "never lock an account or pattern (*@example.com), whatever it does"),
+        ("protect", "never lock an account or pattern (*@example.com), or whose mail comes from a network (192.0.2.0/24)"),
         ("unprotect", "take a protection back"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("account", metavar="ACCOUNT")
         command.add_argument("--why", default="by hand", metavar="TEXT", help="for the journal")
+        if name == "lock":
+            command.add_argument("--for", dest="for_", metavar="TIME", help="unlock by itself after this, such as 2h (default: never)")
         _database_options(command)
+    again = commands.add_parser("resume", help="close the breaker: policy may lock again")
+    again.add_argument("--why", default="by hand", metavar="TEXT", help="for the journal")
+    _database_options(again)
+    verify = commands.add_parser("verify-journal", help="whether the journal is as it was written")
+    verify.add_argument(
+        "file", nargs="?", metavar="FILE", help="an export (locks list --journal --format jsonl) and not the database; - is stdin"
+    )
+    verify.add_argument("--head", action="append", default=[], metavar="NUMBER:HASH", help="an entry's hash as it was noted elsewhere")
+    _database_options(verify)
 
 
 def _config_options(config: argparse.ArgumentParser) -> None:

@@ -1,22 +1,27 @@
-"""``sentinel locks list|lock|unlock|protect|unprotect|presets``."""
+"""``sentinel locks list|lock|unlock|protect|unprotect|resume|verify-journal|presets``."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sentinel.cli import EXIT_FOUND, EXIT_OK
 from sentinel.cli.text import as_json, plain
-from sentinel.config import DEFAULT_STATE, Config, load_config
+from sentinel.config import DEFAULT_STATE, Config, load_config, parse_duration
 from sentinel.detect.detection import format_time
 from sentinel.errors import UserError
+from sentinel.respond import chain
+from sentinel.respond.journal import Journal
+from sentinel.respond.locks import LockError
 from sentinel.respond.presets import STATEMENTS, Preset, load_preset, preset_names
-from sentinel.respond.responder import list_locks, lock_by_hand, protect, protected, unlock_by_hand, unprotect
+from sentinel.respond.responder import list_locks, lock_by_hand, protect, protected, resume, unlock_by_hand, unprotect
 from sentinel.state import State
-from sentinel.wiring import locker_of
+from sentinel.wiring import facts_from_checkpoint, locker_of, response_of
 
 if TYPE_CHECKING:
     from sentinel.respond.journal import Action
@@ -26,35 +31,86 @@ _WIDTH = 120
 
 
 def main(arguments: argparse.Namespace) -> int:
-    if arguments.locks_command == "presets":
+    command = arguments.locks_command
+    if command == "presets":
         _presets(arguments.name)
         return EXIT_OK
+    if command == "verify-journal" and arguments.file:
+        return _verify_export(arguments)
     config = _config(arguments)
-    listing = arguments.locks_command == "list"
-    with State(config.state if config else arguments.state or DEFAULT_STATE, create=not listing) as state:
-        if listing:
-            _list(list_locks(state, every=arguments.every), arguments.format)
-            if arguments.format == "table":
-                for pattern in protected(state):
-                    print(f"protected: {plain(pattern)}")
-            return EXIT_OK
-        if arguments.locks_command == "protect":
-            protect(state, arguments.account, arguments.why)
-            print(f"{plain(arguments.account)} will not be locked")
-            return EXIT_OK
-        if arguments.locks_command == "unprotect":
-            unprotect(state, arguments.account, arguments.why)
-            print(f"{plain(arguments.account)} is protected no more")
-            return EXIT_OK
-        locker = locker_of(config)
-        try:
-            work = lock_by_hand if arguments.locks_command == "lock" else unlock_by_hand
-            action = work(state, arguments.account, arguments.why, locker)
-        finally:
-            if locker is not None:
-                locker.close()
+    looking = command in ("list", "verify-journal")
+    with State(config.state if config else arguments.state or DEFAULT_STATE, create=not looking) as state:
+        match command:
+            case "list":
+                return _list(state, config, arguments)
+            case "verify-journal":
+                return _verdict(chain.verify(state, map(chain.parse_head, arguments.head)))
+            case "protect":
+                protect(state, arguments.account, arguments.why)
+                print(f"{plain(arguments.account)} will not be locked")
+            case "unprotect":
+                unprotect(state, arguments.account, arguments.why)
+                print(f"{plain(arguments.account)} is protected no more")
+            case "resume":
+                if not resume(state, arguments.why):
+                    print("the breaker was not open")
+                    return EXIT_OK
+                print("the breaker is closed; policy may lock again")
+            case _:
+                return _act(state, config, arguments)
+    return EXIT_OK
+
+
+def _act(state: State, config: Config | None, arguments: argparse.Namespace) -> int:
+    locker = locker_of(config)
+    response = response_of(config) if config else None
+    try:
+        if arguments.locks_command == "unlock":
+            action = unlock_by_hand(state, arguments.account, arguments.why, locker, response=response)
+        else:
+            expires = _until(arguments.for_)
+            facts = facts_from_checkpoint(state, config, arguments.account) if config else None
+            action = lock_by_hand(state, arguments.account, arguments.why, locker, response=response, facts=facts, expires=expires)
+    finally:
+        if locker is not None:
+            locker.close()
     print(_line(action))
-    return EXIT_OK if action.state == "done" else EXIT_FOUND
+    steps = Journal(state).steps(action)
+    for step in steps:
+        if step.state in ("done", "failed") or step.attempts:
+            print(f"    {step.step}: {step.state}{f': {plain(step.detail)}' if step.detail else ''}")
+    if arguments.locks_command == "unlock" and action.state == "done" and config is not None and config.response.hold:
+        print(f"    mail that is on hold stays there; look at it: sentinel queue list --account {plain(action.account)}", file=sys.stderr)
+    failed = any(step.state == "failed" or (step.attempts and step.state == "pending") for step in steps)
+    return EXIT_OK if action.state == "done" and not failed else EXIT_FOUND
+
+
+def _until(given: str | None) -> float | None:
+    if given is None:
+        return None
+    try:
+        return time.time() + parse_duration(given)
+    except ValueError as error:
+        raise UserError(f"--for: {error}") from None
+
+
+def _verify_export(arguments: argparse.Namespace) -> int:
+    heads = [chain.parse_head(text) for text in arguments.head]
+    try:
+        with sys.stdin if arguments.file == "-" else open(arguments.file, encoding="utf-8") as lines:
+            return _verdict(chain.verify_export(lines, arguments.file, heads))
+    except UnicodeDecodeError:
+        raise UserError(f"{arguments.file}: is no journal export: it is not text in UTF-8") from None
+
+
+def _verdict(verdict: chain.Verdict) -> int:
+    for problem in verdict.problems:
+        print(problem)
+    if verdict.problems:
+        print(f"the journal does not hold: {len(verdict.problems)} problems", file=sys.stderr)
+        return EXIT_FOUND
+    print(f"{verdict.head.seq} entries, unbroken; the last is {verdict.head}")
+    return EXIT_OK
 
 
 def _config(arguments: argparse.Namespace) -> Config | None:
@@ -67,15 +123,65 @@ def _config(arguments: argparse.Namespace) -> Config | None:
     return Config.from_arguments(log=["-"], state=arguments.state, database=arguments.database, preset=arguments.preset)
 
 
-def _list(actions: list[Action], form: str) -> None:
-    if form == "jsonl":
+def _list(state: State, config: Config | None, arguments: argparse.Namespace) -> int:
+    table = arguments.format == "table"
+    if arguments.journal:
+        for entry in chain.export(state):
+            print(_entry(entry) if table else as_json(entry))
+        return EXIT_OK
+    if arguments.actual:
+        return _list_actual(state, config, table)
+    journal = Journal(state)
+    actions = list_locks(state, every=arguments.every)
+    if not table:
         for action in actions:
             print(as_json(action.to_dict()))
-        return
+        return EXIT_OK
+    breaker = journal.breaker()
+    if breaker:
+        since = format_time(int(breaker[1]) * 1_000_000)
+        print(f"the breaker is open since {since}: {plain(breaker[0])}; close it with: sentinel locks resume")
     if not actions:
         print("no locks")
     for action in actions:
         print(_line(action))
+        if not arguments.every:
+            for step in journal.steps(action):
+                print(f"    {step.step}: {step.state}{f': {plain(step.detail)}' if step.detail else ''}")
+    for pattern in protected(state):
+        print(f"protected: {plain(pattern)}")
+    return EXIT_OK
+
+
+def _list_actual(state: State, config: Config | None, table: bool) -> int:
+    """Accounts that the mail system itself holds for locked, whoever did it."""
+    locker = locker_of(config)
+    if locker is None:
+        raise UserError("--actual asks the mail system's database; give --database, or --config with a database section")
+    ours = {action.login or action.account for action in list_locks(state)}
+    try:
+        found = locker.list_locked()
+    except LockError as error:
+        raise UserError(str(error)) from None
+    finally:
+        locker.close()
+    for account in found:
+        by = "sentinel" if account in ours else "others"
+        print(f"{plain(account)}  by {by}" if table else as_json({"account": account, "by": by}))
+    if table and not found:
+        print("no account is locked")
+    return EXIT_OK
+
+
+def _entry(entry: dict[str, object]) -> str:
+    """An entry for a person: what tells most of it."""
+    order = ("seq", "at", "who", "event", "what", "state", "result", "account", "why", "refused", "error", "detail", "statement")
+    parts = [str(entry[name]) for name in order if entry.get(name) not in (None, "")]
+    if entry.get("rows") is not None:
+        parts.append(f"{entry['rows']} changed")
+    if entry.get("duration_ms") is not None:
+        parts.append(f"{entry['duration_ms']} ms")
+    return plain("  ".join(parts))
 
 
 def _presets(name: str | None) -> None:
@@ -124,4 +230,6 @@ def _line(action: Action) -> str:
     parts = [format_time(int(action.created) * 1_000_000), action.action, action.state, plain(action.account), plain(action.why)]
     if action.refused or action.error:
         parts.append(f"({plain(action.refused or action.error or '')})")
+    if action.expires and not action.closed:
+        parts.append(f"until {format_time(int(action.expires) * 1_000_000)}")
     return "  ".join(parts)

@@ -8,6 +8,7 @@ nothing had been.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import struct
 import zlib
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 from sentinel.detect._windows import TOLD_BY, Core, Windows
 from sentinel.detect.blocks import attribution, earned, refusal
-from sentinel.detect.detection import OWN_NETWORKS, Detection, format_time
+from sentinel.detect.detection import OWN_NETWORKS, Detection, account_key, format_time
 from sentinel.detect.providers import SELF, Providers, load_providers
 from sentinel.detect.replies import CLASS_NAMES, ReplyClassifier, Said, load_replies
 from sentinel.detect.rules import Rule, RuleSet, load_rules
@@ -49,6 +50,33 @@ class Step(NamedTuple):
     """Log lines read."""
     events: EventBatch | None = None
     """The attributed rows; to be read before the engine is fed again."""
+    accepted: Sequence[Accepted] = ()
+    """What was taken of the accounts under :meth:`Engine.watch`."""
+
+
+class Accepted(NamedTuple):
+    """A message that smtpd took of a login."""
+
+    time: int
+    """Microseconds since the epoch."""
+    account: str
+    """As logged."""
+    queue_id: str
+    client_ip: str
+    service: str
+    pid: int
+    """Of the process that has the session; 0 where the line has none."""
+    evidence: dict[str, Any]
+    """The line, its source and offset."""
+
+
+class OpenMessages(NamedTuple):
+    """Queue IDs of the messages under way that the log told of."""
+
+    mine: dict[str, int]
+    """Queue ID → when it was accepted, microseconds since the epoch."""
+    others: frozenset[str] | set[str]
+    """Known to be somebody else's."""
 
 
 class _Stream:
@@ -102,6 +130,7 @@ class Engine:
         self._max_open_messages = max_open_messages
         self._found: list[Detection] = []
         self._explained: dict[tuple[str, str, bool], dict[str, Any]] = {}
+        self._watched: frozenset[bytes] = frozenset()
         self._core = self._fresh_core()
 
     def _fresh_core(self) -> Core:
@@ -176,7 +205,8 @@ class Engine:
         step = Step([], 0)
         for whole in self._assemble(bytes(chunk)):
             following = self.feed(whole)
-            step = Step(step.detections + following.detections, step.lines + following.lines, following.events)
+            accepted = [*step.accepted, *following.accepted]
+            step = Step(step.detections + following.detections, step.lines + following.lines, following.events, accepted)
         return step
 
     def finish(self) -> Step:
@@ -194,7 +224,54 @@ class Engine:
         """Attributes rows [start, stop) of a batch and runs the rules over them."""
         self._core.process(batch, start, stop)
         found, self._found = self._found, []
-        return Step(found, lines, batch)
+        return Step(found, lines, batch, self._accepted(batch, start, stop) if self._watched else ())
+
+    def watch(self, accounts: Iterable[str]) -> None:
+        """From the next row on, :attr:`Step.accepted` tells what is taken of these accounts, and of no others. No part of the state."""
+        self._watched = frozenset(account.encode("utf-8", "surrogatepass").lower() for account in accounts)
+
+    def _accepted(self, batch: EventBatch, start: int, stop: int) -> list[Accepted]:
+        out = []
+        for i in batch.accepted_of(self._watched, start, stop):
+            text = batch.text
+            line = batch.line(i).decode("utf-8", "replace")
+            out.append(
+                Accepted(
+                    time=batch.time(i) or 0,
+                    account=text(i, "sasl_username") or "",
+                    queue_id=text(i, "queue_id") or "",
+                    client_ip=text(i, "client_ip") or "",
+                    service=batch.service(i) or "",
+                    pid=int(batch.number(i, "pid") or 0),
+                    evidence={"line": line, "source": batch.chunk.source, "offset": batch.offset(i)},
+                )
+            )
+        return out
+
+    def open_messages(self, *, account: str | None = None, client_ip: str | None = None) -> OpenMessages:
+        """Messages under way of an account (letter case aside) or that came from an address, also behind a content filter."""
+        if (account is None) == (client_ip is None):
+            raise ValueError("either an account or a client_ip")
+        if account is not None:
+            key = account_key(account)
+            mine, others = self._core.tracker.open_ids(
+                lambda name, _: name is not None and account_key(name.decode("utf-8", "replace")) == key
+            )
+        else:
+            address = ipaddress.ip_address(client_ip or "")
+            wanted = getattr(address, "ipv4_mapped", None) or address
+            mine, others = self._core.tracker.open_ids(lambda _, ip: ip is not None and _address(ip) == wanted)
+        return OpenMessages(mine, others)
+
+    def active_accounts(self) -> int | None:
+        """How many accounts have sent mail lately, by the rule that looks back longest at what each one sends; None without one."""
+        keys = self._core.windows.keys()
+        sending = [
+            (rule.window, keys[number])
+            for number, rule in enumerate(self.rules)
+            if tuple(rule.by) == ("sasl_username",) and not {"auth_failed", "rejected"} & set(rule.on)
+        ]
+        return max(sending)[1] if sending else None
 
     def collect(self, batches: Iterable[EventBatch]) -> None:
         """Lets go of texts that are needed no more, except for those of these batches. ``feed`` does it by itself."""
@@ -470,6 +547,14 @@ def _who(rule: Rule, key: bytes) -> tuple[dict[str, str], str]:
     if "provider" in who:
         who["provider"], _, told_by = who["provider"].partition(TOLD_BY.decode())
     return who, told_by
+
+
+def _address(text: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(text.decode("ascii", "replace"))
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def detection_id(rule: str, key: bytes, time: int) -> str:

@@ -359,6 +359,23 @@ cdef class EventBatch:
             out.append(text)
         return out
 
+    def accepted_of(self, accounts, Py_ssize_t start=0, Py_ssize_t stop=-1):
+        """Rows of [start, stop) in which a message of one of these accounts is accepted; ``accounts`` are bytes in lower case, as ``bytes.lower`` has it."""
+        cdef Py_ssize_t i
+        cdef bytes account
+        cdef list out = []
+        if stop < 0:
+            stop = self.size
+        if not 0 <= start <= stop <= self.size:
+            raise IndexError(f"rows {start} to {stop} of {self.size}")
+        for i in range(start, stop):
+            if self.rows[i].kind != ACCEPTED:
+                continue
+            account = self.own_or_origin(&self.rows[i], SASL_USERNAME)
+            if account is not None and account.lower() in accounts:
+                out.append(i)
+        return out
+
     def array(self):
         """The rows as a numpy structured array, a view without a copy: numbers and spans, for vectorised work. Read-only; keeps the batch alive."""
         import numpy

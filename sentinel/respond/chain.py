@@ -142,7 +142,9 @@ def _disagreements(state: State) -> list[str]:
         if id_ in rows and rows[id_] != state_
     ]
     problems += [f"action {id_} is in the journal, but not among the actions" for id_ in told if id_ not in rows]
-    ((upgraded,),) = state.query("SELECT COALESCE((SELECT max(CAST(value AS INTEGER)) FROM flags WHERE name = 'actions_before_journal'), 0)")
+    ((upgraded,),) = state.query(
+        "SELECT COALESCE((SELECT max(CAST(value AS INTEGER)) FROM flags WHERE name = 'actions_before_journal'), 0)"
+    )
     unknown = state.query("SELECT id FROM actions WHERE seq > ?", (upgraded,))
     problems += [f"action {id_} is not in the journal" for (id_,) in unknown if id_ not in told]
     return problems

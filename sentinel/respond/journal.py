@@ -298,10 +298,11 @@ class Journal:
 
     def want(self, action: Action, steps: Mapping[str, float], now: float, *, again: bool = True) -> None:
         """Makes steps pending, each from its time on; also those that are done or failed, unless ``again`` is off."""
-        conflict = "DO UPDATE SET state = 'pending', due = excluded.due, attempts = 0, changed = excluded.changed" if again else "DO NOTHING"
+        anew = "UPDATE SET state = 'pending', due = excluded.due, attempts = 0, changed = excluded.changed" if again else "NOTHING"
         with self.state.transaction() as db:
             db.executemany(
-                f"INSERT INTO steps (action, step, state, due, changed) VALUES (?, ?, 'pending', ?, ?) ON CONFLICT (action, step) {conflict}",
+                "INSERT INTO steps (action, step, state, due, changed) VALUES (?, ?, 'pending', ?, ?) "
+                f"ON CONFLICT (action, step) DO {anew}",
                 [(action.id, step, due, now) for step, due in steps.items()],
             )
 
@@ -336,6 +337,16 @@ class Journal:
     def due_steps(self, now: float) -> list[Step]:
         """What is to be done now, in the order in which it was wanted."""
         return self._steps("state = 'pending' AND due <= ?", (now,))
+
+    def claim(self, step: Step, now: float, until: float) -> bool:
+        """Takes a step that is due, so that no other process does it at the same time; one that dies over it leaves it due ``until``."""
+        with self.state.transaction() as db:
+            return bool(
+                db.execute(
+                    "UPDATE steps SET due = ? WHERE action = ? AND step = ? AND state = 'pending' AND due <= ?",
+                    (until, step.action, step.step, now),
+                ).rowcount
+            )
 
     def next_due(self) -> float | None:
         """Wall clock of the next step that waits for its time."""
@@ -426,7 +437,8 @@ class Journal:
         out = []
         for data in self.state.detections_by_id(ids):
             lines = [str(item.get("line", ""))[:_LINE_CHARACTERS] for item in data.get("evidence", ())[-1:]]
-            out.append({"detection": data["id"], **{name: data[name] for name in ("rule", "time", "value", "threshold", "score")}, "lines": lines})
+            told = {name: data[name] for name in ("rule", "time", "value", "threshold", "score")}
+            out.append({"detection": data["id"], **told, "lines": lines})
         return out or None
 
     # reading
@@ -461,14 +473,16 @@ class Journal:
         """Account key → wall clock of its last unlock."""
         return dict(self.state.query("SELECT account_key, max(changed) FROM actions WHERE action = 'unlock' AND state = 'done' GROUP BY 1"))
 
-    def standing(self, account: str, now: float, *, simulated: bool) -> Standing:
+    def standing(self, account: str, now: float, *, simulated: bool, breaker_span: float = 0.0) -> Standing:
         """What policy has to know. With ``simulated``, simulated locks count for the caps, otherwise real ones."""
         key = account_key(account)
-        ((released_at,),) = self.state.query(
-            "SELECT max(changed) FROM actions WHERE account_key = ? AND action = 'unlock' AND state = 'done'", (key,)
+        ((released_at, by_hand_at),) = self.state.query(
+            "SELECT max(changed), max(CASE WHEN by = 'hand' THEN changed END) FROM actions "
+            "WHERE account_key = ? AND action = 'unlock' AND state = 'done'",
+            (key,),
         )
         latest = self._select(
-            "account_key = ? AND by = 'policy' AND closed = 0 AND created > ? ORDER BY seq DESC LIMIT 1",
+            "account_key = ? AND by = 'policy' AND action != 'unlock' AND closed = 0 AND created > ? ORDER BY seq DESC LIMIT 1",
             (key, released_at or 0.0),
         )
         counted = "state = 'simulated'" if simulated else "state IN ('pending', 'done', 'failed')"
@@ -477,6 +491,14 @@ class Journal:
             f"WHERE action = 'lock' AND by = 'policy' AND {counted} AND created > ?",
             (now - _HOUR_SECONDS, now - _DAY_SECONDS),
         )
+        # Those that reached the total, whether they were locked, or not for the reason of their number; not what policy leaves alone.
+        ((others,),) = self.state.query(
+            "SELECT count(DISTINCT account_key) FROM actions WHERE action = 'lock' AND by = 'policy' AND state != 'simulated' "
+            "AND account_key != ? AND created > ? "
+            "AND (refused IS NULL OR refused LIKE 'cap:%' OR refused LIKE 'breaker:%' OR refused LIKE 'account:%')",
+            (key, max(now - breaker_span, self.breaker_closed_at())),
+        )
+        breaker = self.breaker()
         return Standing(
             locked=self.open_lock(account) is not None,
             released_at=released_at,
@@ -484,7 +506,22 @@ class Journal:
             previous_event_time=latest[0].event_time if latest else None,
             locks_last_hour=hour,
             locks_last_day=day,
+            released_by_hand_at=by_hand_at,
+            others_lately=others,
+            breaker=breaker[0] if breaker else None,
         )
+
+    def expired(self, now: float) -> list[Action]:
+        """Locks whose time is over and that nobody undoes yet."""
+        return self._select(
+            f"{_OPEN_LOCK} AND expires <= ? AND NOT EXISTS "
+            "(SELECT 1 FROM actions AS undo WHERE undo.target = actions.id AND undo.action = 'unlock' AND undo.state = 'pending')",
+            (now,),
+        )
+
+    def left_alone(self, since: float) -> list[Action]:
+        """What was refused since then because the account had been unlocked by hand."""
+        return self._select("state = 'refused' AND refused LIKE 'released:%' AND created > ?", (since,))
 
     def _select(self, where: str, parameters: Sequence[object] = ()) -> list[Action]:
         order = "" if "ORDER BY" in where else " ORDER BY seq"

@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from sentinel.errors import UserError
-from sentinel.respond import locks
 from sentinel.respond.locks import (
     MAX_LISTED,
+    Finished,
     LockError,
     LockFailed,
     LockRefused,
@@ -31,10 +31,10 @@ from sentinel.respond.locks import (
     Record,
     UnlockResult,
     check_account,
+    run_program,
 )
 from sentinel.respond.policy import printable
 from sentinel.respond.presets import STATEMENTS, Preset, Value, arguments_of, load_preset, option_values, shown
-from sentinel.respond.programs import Finished, run
 
 NO_SUCH_ACCOUNT = os.EX_NOUSER
 _MAX_LIST_BYTES = 4 << 20
@@ -92,7 +92,7 @@ class CommandLocker:
         """What ``list`` prints, one account a line; the first 10,000."""
         if not self._arguments["list"]:
             raise LockFailed(f"the preset {self.preset.name} has no list command, so it cannot tell who is locked")
-        done = run(self._arguments["list"], seconds=locks.STATEMENT_SECONDS, max_output=_MAX_LIST_BYTES)
+        done = run_program(self._arguments["list"], limit=_MAX_LIST_BYTES)
         if done.code != 0:
             raise self._trouble("list", done)
         return [line for line in done.output.decode("utf-8", "replace").split("\n") if line][:MAX_LISTED]
@@ -138,7 +138,7 @@ class CommandLocker:
         if any("/{account}" in argument for argument in arguments) and ("/" in account or account in (".", "..")):
             raise LockRefused(f"{printable(account)} cannot be part of a path, as {self._shown(key)} would have it")
         filled = [argument.replace("{account}", account) for argument in arguments]
-        done = run(filled, given=given, seconds=locks.STATEMENT_SECONDS, environment={"SENTINEL_ACCOUNT": account})
+        done = run_program(filled, given=given, environment={"SENTINEL_ACCOUNT": account})
         if done.code == NO_SUCH_ACCOUNT:
             raise LockRefused(f"no such account, says {arguments[0]}: {printable(account)}")
         return done

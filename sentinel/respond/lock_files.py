@@ -40,10 +40,10 @@ from sentinel.respond.locks import (
     Record,
     UnlockResult,
     check_account,
+    run_program,
 )
 from sentinel.respond.policy import printable
 from sentinel.respond.presets import Preset, Value, load_preset, option_values, shown
-from sentinel.respond.programs import run
 
 _MAX_FILE_BYTES = 64 << 20
 _ATTEMPTS = 5
@@ -245,7 +245,7 @@ class AccessMapLocker:
 
     def list_locked(self) -> list[str]:
         """Keys of the map whose value refuses, as Postfix sees it; the first 10,000."""
-        done = run([*self._postmap, "-s", self._map], seconds=locks.STATEMENT_SECONDS, max_output=_MAX_FILE_BYTES)
+        done = run_program([*self._postmap, "-s", self._map], limit=_MAX_FILE_BYTES)
         if done.code != 0:
             raise LockTrouble(f"{self._map} cannot be read: {done.said or f'postmap ended with exit code {done.code}'}")
         lines = done.output.decode("utf-8", "replace").split("\n")
@@ -270,14 +270,14 @@ class AccessMapLocker:
 
     def _found(self, key: str) -> bool:
         # The key is given on standard input: as an argument "-" would mean something else.
-        done = run([*self._postmap, "-q", "-", self._map], given=f"{key}\n".encode(), seconds=locks.STATEMENT_SECONDS)
+        done = run_program([*self._postmap, "-q", "-", self._map], given=f"{key}\n".encode())
         if done.code not in (0, 1) or (done.code == 1 and done.said):
             raise LockTrouble(f"{self._map} cannot be asked: {done.said or f'postmap ended with exit code {done.code}'}")
         return _stops(done.output.decode("utf-8", "replace").partition("\t")[2])
 
     def _build(self, account: str, before: bytes | None) -> None:
         """Runs postmap. When it fails, the text is put back, so that text and map don't differ."""
-        done = run([*self._postmap, self._map], seconds=locks.STATEMENT_SECONDS)
+        done = run_program([*self._postmap, self._map])
         if done.code != 0:
             self._put_back(before)
             raise LockTrouble(f"{self._shown()} failed for {printable(account)}: {done.said or f'exit code {done.code}'}")
@@ -286,7 +286,7 @@ class AccessMapLocker:
         if before is not None:
             with contextlib.suppress(LockError):
                 self._file.change(lambda _: before)
-                run([*self._postmap, self._map], seconds=locks.STATEMENT_SECONDS)
+                run_program([*self._postmap, self._map])
 
     def _shown(self) -> str:
         return shown([*self._postmap, self._map])

@@ -10,14 +10,15 @@ afterwards whether the change is there.
 """
 
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sentinel.config import DatabaseSettings, expand_environment
 from sentinel.errors import UserError
 from sentinel.respond.policy import printable
 from sentinel.respond.presets import Preset, PresetOption, Value, load_preset, preset_names
+from sentinel.respond.programs import ProgramError, run
 
 if TYPE_CHECKING:
     from sentinel.respond.lock_command import CommandLocker
@@ -28,6 +29,7 @@ __all__ = [
     "AccessMapLocker",
     "AccountLocker",
     "CommandLocker",
+    "Finished",
     "LockError",
     "LockFailed",
     "LockRefused",
@@ -45,6 +47,7 @@ __all__ = [
     "locker_of_settings",
     "preset_names",
     "resolve_url",
+    "run_program",
 ]
 
 CONNECT_SECONDS = 5
@@ -202,3 +205,32 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(f"sentinel.respond.{_ELSEWHERE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class Finished(NamedTuple):
+    """How a program ended that locks or looks."""
+
+    code: int
+    output: bytes
+    """Of standard output, up to the limit."""
+    whole: bool
+    """Whether that is all of it."""
+    said: str
+    """Its last line on standard error, fit for a terminal."""
+
+
+def run_program(
+    argv: Sequence[str],
+    *,
+    given: bytes | None = None,
+    limit: int = 65_536,
+    environment: Mapping[str, str] | None = None,
+) -> Finished:
+    """Runs a program to its end. Raises LockTrouble when it can't be started or takes too long."""
+    try:
+        ran = run(argv, input=given, seconds=STATEMENT_SECONDS, limit=limit, check=False, environment=environment)
+    except ProgramError as error:
+        raise LockTrouble(str(error)) from None
+    lines = ran.err.decode("utf-8", "replace").split("\n")
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return Finished(ran.code, ran.out, not ran.cut, printable(said))

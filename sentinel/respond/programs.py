@@ -1,121 +1,272 @@
-"""Starts a program of the admin's: an argument vector, never a shell, with a time limit and a limit on its output.
+"""Starts programs of the machine, such as Postfix's, so that neither a hostile word nor a program that hangs can do harm.
 
-The program gets a clean environment, so no password in sentinel's own reaches it, and a session of its own, so that it
-ends with its children when its time is over. What it reads is given whole, or nothing.
+A program is an argument vector and never goes through a shell. Its standard input is closed or given whole, it has a time limit, and what
+it writes is kept up to a limit. It runs in a session of its own, so that its children end with it when the time is up. It sees little of
+our environment: a database's password may stand there.
+
+Who passes on a word that somebody else chose must see to it that the program can't take it for an option; standard input is the best place.
+
+Limits: a program that runs under sudo as another user can be asked to end, but not killed. One that ends and leaves a child behind which
+still holds its output is not waited for, and the child is left alone.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+import signal
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
-from sentinel.respond.locks import LockTrouble
-from sentinel.respond.policy import printable
+from sentinel.errors import UserError
 
-MAX_OUTPUT_BYTES = 65_536
-_KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
-_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_LOOK_SECONDS = 0.1
+SECONDS = 10.0
+LIMIT_BYTES = 1 << 20
+
+_SEARCHED = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+_KEPT = ("HOME", "USER", "LOGNAME", "TZ", "TMPDIR", "DOCKER_HOST", "XDG_RUNTIME_DIR")
+_COMPLAINT_BYTES = 1 << 16
+_COMPLAINT_CHARACTERS = 300
+_QUIET_SECONDS = 0.2
+"""For how long nothing more comes before the output of a program that has ended is taken as whole."""
+_END_SECONDS = 0.5
+_KILL_SECONDS = 2.0
+
+Kind = Literal["unavailable", "time-out", "failed"]
 
 
-class Finished(NamedTuple):
-    """How a program ended."""
+class ProgramError(UserError):
+    """Why a program did not do its work: one printable line. The arguments are not in it, they may be secret.
+
+    ``kind``: ``unavailable`` (it is not there, or may not be started), ``time-out``, or ``failed`` with its exit ``code``.
+    """
+
+    def __init__(self, kind: Kind, text: str, code: int | None = None) -> None:
+        super().__init__(one_line(text))
+        self.kind: Kind = kind
+        self.code = code
+
+
+class Ran(NamedTuple):
+    """What a program did."""
 
     code: int
-    output: bytes
-    """Of standard output, up to the limit."""
-    whole: bool
-    """Whether that is all of it."""
-    said: str
-    """Its last line on standard error, fit for a terminal."""
+    """Its exit code; negative: the signal that ended it."""
+    out: bytes
+    err: bytes
+    seconds: float
+    cut: bool
+    """It wrote more than the limit; the rest is lost."""
+
+
+def one_line(text: str, characters: int = 2 * _COMPLAINT_CHARACTERS) -> str:
+    """Text of strangers as one line that a terminal shows and does not obey.
+
+    >>> one_line("no such\\n  file\\x1b[2J")
+    'no such file?[2J'
+    """
+    line = "".join(char if char.isprintable() else "?" for char in " ".join(text[: 4 * characters].split()))
+    return line if len(line) <= characters else line[: characters - 1] + "…"
 
 
 def run(
-    arguments: Sequence[str],
+    argv: Sequence[str],
     *,
-    given: bytes | None = None,
-    seconds: float,
+    input: bytes | None = None,
+    seconds: float = SECONDS,
+    limit: int = LIMIT_BYTES,
+    check: bool = True,
     environment: Mapping[str, str] | None = None,
-    max_output: int = MAX_OUTPUT_BYTES,
-) -> Finished:
-    """Runs a program to its end. Raises LockTrouble when it cannot be started or takes longer than ``seconds``."""
-    import subprocess
-    import tempfile
+) -> Ran:
+    """Runs a program to its end. ``limit``: bytes that are kept of each of its outputs. ``environment`` is added to the little it gets.
 
-    with tempfile.TemporaryFile() as text:
-        if given is not None:
-            text.write(given)
-            text.seek(0)
+    Raises ProgramError; for an exit code other than 0 only with ``check``.
+    """
+    kept: tuple[bytearray, bytearray] = (bytearray(), bytearray())
+    cut = False
+    with _Child(argv, input, seconds, environment) as child:
+        for number, data in child.output():
+            room = limit - len(kept[number])
+            cut = cut or len(data) > room
+            kept[number].extend(data[:room])
+        code = child.wait()
+        if check and code:
+            raise child.failed(code, bytes(kept[1]))
+        return Ran(code, bytes(kept[0]), bytes(kept[1]), child.age(), cut)
+
+
+def lines(
+    argv: Sequence[str],
+    *,
+    input: bytes | None = None,
+    seconds: float = SECONDS,
+    limit: int = LIMIT_BYTES,
+    last_word: bytes | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Generator[bytes, None, None]:
+    """What a program writes, line by line as it comes, without the newline; of a line longer than ``limit`` bytes only so many.
+
+    Raises ProgramError, also for an exit code other than 0, behind the last line. With ``last_word`` in what it says on standard error it
+    has failed at once: Postfix's programs sleep a second between their word and their end. Closing the generator ends the program.
+    """
+    line = bytearray()
+    complaint = bytearray()
+    with _Child(argv, input, seconds, environment) as child:
+        for number, data in child.output():
+            if number:
+                complaint.extend(data[: _COMPLAINT_BYTES - len(complaint)])
+                if last_word is not None and last_word in complaint and complaint.endswith(b"\n"):
+                    child.hurry()
+                continue
+            *whole, rest = data.split(b"\n")
+            for piece in whole:
+                line.extend(piece[: max(0, limit - len(line))])
+                yield bytes(line)
+                line.clear()
+            line.extend(rest[: max(0, limit - len(line))])
+        if line:
+            yield bytes(line)
+        code = child.wait()
+        if code:
+            raise child.failed(code, bytes(complaint))
+
+
+def _environment(more: Mapping[str, str] | None) -> dict[str, str]:
+    path = [each for each in os.environ.get("PATH", "").split(os.pathsep) if each]
+    path += [each for each in _SEARCHED if each not in path]
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    # What programs say is read by us: in English.
+    return {**kept, "PATH": os.pathsep.join(path), "LC_ALL": "C", **(more or {})}
+
+
+class _Child:
+    """A program that runs; leaving the context ends it if it still does."""
+
+    def __init__(self, argv: Sequence[str], input: bytes | None, seconds: float, environment: Mapping[str, str] | None) -> None:
+        import subprocess
+
+        self.name = os.path.basename(argv[0])
+        self._seconds = seconds
+        self._began = time.monotonic()
+        self._input = memoryview(input or b"")
+        self._hurried = False
         try:
-            process = subprocess.Popen(
-                arguments,
-                stdin=subprocess.DEVNULL if given is None else text,
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.PIPE if input else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=_environment(environment or {}),
+                bufsize=0,
                 cwd="/",
+                env=_environment(environment),
                 start_new_session=True,
             )
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise LockTrouble(f"{printable(arguments[0])} cannot be started: {reason}") from None
-    with process:
+        except FileNotFoundError:
+            raise ProgramError("unavailable", f"there is no program {argv[0]} here; install it, or configure where it is") from None
+        except PermissionError:
+            raise ProgramError("unavailable", f"{argv[0]} may not be started by user id {os.geteuid()}") from None
+        except OSError as error:
+            raise ProgramError("unavailable", f"{argv[0]} can't be started: {error.strerror}") from None
+        except ValueError:
+            raise ProgramError("unavailable", f"{argv[0]} can't be started: there is a zero byte in its arguments") from None
+
+    def __enter__(self) -> "_Child":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         try:
-            return _read(process, seconds, max_output)
-        except TimeoutError:
-            raise LockTrouble(f"{printable(arguments[0])} did not end within {seconds:g} seconds, and was stopped") from None
+            if self._process.poll() is None:
+                self._end()
         finally:
-            _end(process)
+            for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+                if pipe is not None:
+                    pipe.close()
 
+    def age(self) -> float:
+        """Seconds since it was started."""
+        return time.monotonic() - self._began
 
-def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-    return {"PATH": _DEFAULT_PATH, **kept, **more}
+    def hurry(self) -> None:
+        """It has failed and only has to end: what it has written until now is read, and no more is waited for."""
+        self._hurried = True
 
+    def output(self) -> Iterator[tuple[int, bytes]]:
+        """(0 standard output or 1 standard error, what came there), while standard input is given to it."""
+        import selectors
 
-def _read(process: "subprocess.Popen[bytes]", seconds: float, max_output: int) -> Finished:  # type: ignore[name-defined]  # noqa: F821
-    import selectors
-    import time
+        with selectors.DefaultSelector() as selector:
+            for number, pipe in enumerate((self._process.stdout, self._process.stderr)):
+                assert pipe is not None
+                selector.register(pipe, selectors.EVENT_READ, number)
+            if self._process.stdin is not None:
+                os.set_blocking(self._process.stdin.fileno(), False)
+                selector.register(self._process.stdin, selectors.EVENT_WRITE)
+            while any(key.data is not None for key in selector.get_map().values()):
+                ready = selector.select(0 if self._hurried else min(self._left(), _QUIET_SECONDS))
+                if not any(key.data is not None for key, _ in ready) and (self._hurried or self._process.poll() is not None):
+                    return
+                for key, _ in ready:
+                    if key.data is None:
+                        self._give(selector)
+                        continue
+                    data = os.read(key.fd, 1 << 16)
+                    if data:
+                        yield key.data, data
+                    else:
+                        selector.unregister(key.fileobj)
 
-    deadline = time.monotonic() + seconds
-    kept: dict[int, bytearray] = {}
-    dropped = False
-    with selectors.DefaultSelector() as selector:
-        for stream in (process.stdout, process.stderr):
-            kept[stream.fileno()] = bytearray()
-            selector.register(stream, selectors.EVENT_READ)
-        out, error = kept.values()
-        while selector.get_map():
-            ready = selector.select(min(_LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
-            for key, _ in ready:
-                data = os.read(key.fd, 65_536)
-                if not data:
-                    selector.unregister(key.fileobj)
-                buffer = kept[key.fd]
-                if buffer is out:
-                    dropped = dropped or len(buffer) + len(data) > max_output
-                    buffer += data[: max_output - len(buffer)]
-                else:
-                    # Only how it ends is of interest.
-                    buffer[:] = (buffer + data)[-max_output:]
-            if not ready and process.poll() is not None:
-                break  # a child of its own may hold the streams open for ever
-            if time.monotonic() >= deadline:
-                raise TimeoutError
-    try:
-        code = process.wait(max(0.0, deadline - time.monotonic()))
-    except Exception as late:
-        raise TimeoutError from late
-    lines = error.decode("utf-8", "replace").split("\n")
-    return Finished(code, bytes(out), not dropped, printable(next((line.strip() for line in reversed(lines) if line.strip()), "")))
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:  # type: ignore[name-defined]  # noqa: F821
-    """Stops what still runs: the program with its children."""
-    import signal
-
-    if process.poll() is None:
+    def _give(self, selector: Any) -> None:
+        pipe = self._process.stdin
+        assert pipe is not None
         try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            process.kill()
-        process.wait()
+            self._input = self._input[os.write(pipe.fileno(), self._input[: 1 << 16]) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:
+            # It does not want more; whether that is a failure its exit code says.
+            self._input = self._input[:0]
+        if not self._input:
+            selector.unregister(pipe)
+            pipe.close()
+
+    def wait(self) -> int:
+        """Its exit code; a hurried program is ended and has failed."""
+        import subprocess
+
+        if self._hurried:
+            self._end()
+            return 1
+        try:
+            return self._process.wait(self._left())
+        except subprocess.TimeoutExpired:
+            raise self._late() from None
+
+    def failed(self, code: int, complaint: bytes) -> ProgramError:
+        """The error for an exit code, with the last line that it said."""
+        said = [line for line in complaint.decode("utf-8", "replace").split("\n") if line.strip()]
+        words = f": {one_line(said[-1], _COMPLAINT_CHARACTERS)}" if said else ""
+        how = f"exit code {code}" if code > 0 else f"signal {-code}"
+        return ProgramError("failed", f"{self.name} failed with {how}{words}", code)
+
+    def _left(self) -> float:
+        left = self._seconds - self.age()
+        if left <= 0:
+            raise self._late()
+        return left
+
+    def _late(self) -> ProgramError:
+        return ProgramError("time-out", f"{self.name} took longer than {self._seconds:g} s and was ended")
+
+    def _end(self) -> None:
+        """Asks it and its children to end, then kills them. Its number stays taken until it is waited for, so nobody else is hit."""
+        import subprocess
+
+        pid = self._process.pid
+        # Not permitted: it is another user's, and does what it likes.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGTERM)
+            until = time.monotonic() + _END_SECONDS
+            while time.monotonic() < until and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                time.sleep(0.005)
+            os.killpg(pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_KILL_SECONDS)

@@ -477,6 +477,36 @@ cdef class Tracker:
             self.inherit(child, &self.messages[slot])
             row.hop = 1
 
+    def open_ids(self, wanted):
+        """Queue IDs of open messages: whose account and client ``wanted(account, client_ip)`` takes, with the time they were accepted
+        (microseconds), and those of which it is known that they are somebody else's.
+
+        ``wanted`` is called once for each pair, with bytes or None. An ID that two hosts use at once is told with the later time.
+        """
+        cdef dict mine = {}, verdicts = {}
+        cdef set others = set()
+        cdef int32_t slot = self.oldest
+        cdef Message *message
+        while slot >= 0:
+            message = &self.messages[slot]
+            slot = message.newer
+            if message.origin == ORIGIN_UNKNOWN:
+                continue
+            pair = (message.account, message.ip)
+            verdict = verdicts.get(pair)
+            if verdict is None:
+                verdict = verdicts[pair] = bool(wanted(
+                    self.symbols.text(message.account) if message.account >= 0 else None,
+                    self.symbols.text(message.ip) if message.ip >= 0 else None,
+                ))
+            queue_id = message.queue_id[: message.length].decode("ascii", "replace")
+            if not verdict:
+                others.add(queue_id)
+            elif mine.get(queue_id, message.since) <= message.since:
+                mine[queue_id] = message.since
+        others.difference_update(mine)
+        return mine, others
+
     cdef void mark(self) noexcept:
         cdef int32_t slot = self.oldest
         cdef Message *message

@@ -233,3 +233,141 @@ def test_total_equals_the_plain_sum(steps: list[tuple[str, str, float, int]], me
         if decision is not None:
             by_id = {d.id: d for d in mine}
             assert math.fsum(by_id[id_].score for id_ in decision.detections) == decision.total
+
+
+# modes by rule and by account
+
+
+MODES = ["observe", "notify", "enforce"]
+
+
+def kinds(policy: Policy, *scores: tuple[str, float], account: str = "wang@corp.example") -> list[str | None]:
+    """What is decided at each of these (rule, score) in turn."""
+    decided = [decide(policy, detection(f"d{n}", account, rule, score)) for n, (rule, score) in enumerate(scores)]
+    return [decision.kind if decision else None for decision in decided]
+
+
+def test_points_of_an_observed_rule_never_lock() -> None:
+    policy = enforcing(rules={"noisy": "observe"})
+    assert kinds(policy, ("noisy", 10)) == ["simulated"]
+    decision = decide(policy, detection("x", rule="sure", score=10))
+    assert decision is not None
+    assert (decision.kind, decision.total, decision.detections) == ("lock", 10, ("x",))
+
+
+def test_a_lock_takes_the_points_of_rules_that_may_lock() -> None:
+    policy = enforcing(rules={"noisy": "notify"})
+    assert kinds(policy, ("noisy", 6), ("sure", 6)) == [None, "notify"]
+    assert kinds(policy, ("surer", 6)) == ["lock"]
+
+
+def test_one_rule_alone_may_lock_while_all_else_is_observed() -> None:
+    policy = enforcing(mode="observe", rules={"sure": "enforce"})
+    assert kinds(policy, ("other", 10)) == ["simulated"]
+    assert kinds(policy, ("sure", 10)) == ["lock"]
+
+
+@pytest.mark.parametrize(
+    ("accounts", "kind"),
+    [
+        ({"*@corp.example": "observe"}, "simulated"),
+        ({"WANG@*": "notify", "*": "enforce"}, "notify"),
+        ({"liu@*": "observe"}, "lock"),
+        ({"*": "enforce", "wang@*": "observe"}, "lock"),
+    ],
+)
+def test_the_first_pattern_that_fits_an_account_counts(accounts: dict[str, str], kind: str) -> None:
+    assert kinds(enforcing(accounts=accounts), ("burst", 10)) == [kind]
+
+
+def test_some_accounts_may_be_locked_while_the_others_are_observed() -> None:
+    policy = enforcing(mode="observe", accounts={"student*": "enforce"})
+    assert kinds(policy, ("burst", 10), account="student1@corp.example") == ["lock"]
+    assert kinds(policy, ("burst", 10), account="dean@corp.example") == ["simulated"]
+
+
+@given(st.sampled_from(MODES), st.sampled_from([None, *MODES]), st.sampled_from([None, *MODES]))
+def test_what_is_named_replaces_the_mode_and_the_more_careful_one_counts(mode: str, rule: str | None, account: str | None) -> None:
+    policy = enforcing(mode=mode, rules={"burst": rule} if rule else {}, accounts={"wang@*": account} if account else {})
+    named = [each for each in (rule, account) if each]
+    wanted = min(named, key=MODES.index) if named else mode
+    assert kinds(policy, ("burst", 10)) == [{"observe": "simulated", "notify": "notify", "enforce": "lock"}[wanted]]
+
+
+# networks, unlocks by hand, the breaker
+
+
+def from_addresses(id_: str, *addresses: str, rule: str = "burst", score: float = 10.0) -> Detection:
+    return detection(id_, rule=rule, score=score)._replace(related={"client_ips": list(addresses)})
+
+
+@pytest.mark.parametrize(
+    ("addresses", "kind"),
+    [
+        (["192.0.2.7"], "protected"),
+        (["192.0.2.7", "192.0.2.9", "2001:db8::1"], "protected"),
+        (["::ffff:192.0.2.7"], "protected"),
+        (["192.0.2.7", "203.0.113.66"], "lock"),
+        (["nonsense"], "lock"),
+        ([], "lock"),
+    ],
+)
+def test_mail_from_protected_networks_alone(addresses: list[str], kind: str) -> None:
+    decision = decide(enforcing(protected_networks=("192.0.2.0/24", "2001:db8::/32")), from_addresses("a", *addresses))
+    assert decision is not None
+    assert decision.kind == kind
+    by_hand = enforcing().consider(
+        from_addresses("a", *addresses), now=NOW, standing=FREE, protected=["192.0.2.0/24", "2001:db8::/32", "none@x"]
+    )
+    assert by_hand is not None
+    assert by_hand.kind == kind
+
+
+def test_points_that_tell_no_address_are_not_protected_by_others() -> None:
+    policy = enforcing(protected_networks=("192.0.2.0/24",))
+    assert decide(policy, from_addresses("a", "192.0.2.7", rule="r1", score=6)) is None
+    decision = decide(policy, from_addresses("b", rule="r2", score=6))
+    assert decision is not None
+    assert decision.kind == "lock"
+
+
+@pytest.mark.parametrize(("ago", "kind"), [(0, "released"), (3599, "released"), (3600, "lock")])
+def test_an_account_unlocked_by_hand_is_left_alone_for_a_while(ago: float, kind: str) -> None:
+    standing = Standing(released_at=NOW - ago - 1, released_by_hand_at=NOW - ago)
+    decision = decide(enforcing(), detection("a"), standing)
+    assert decision is not None
+    assert decision.kind == kind
+    at_once = decide(enforcing(respect_unlock=0.0), detection("a"), standing)
+    assert at_once is not None
+    assert at_once.kind == "lock"
+
+
+@pytest.mark.parametrize(
+    ("others", "active", "trips"),
+    [
+        (9, None, False),
+        (10, None, True),
+        (10, 1000, True),
+        (3, 10, False),
+        (4, 10, True),
+        (4, 25, False),
+        (4, 24, True),
+        (4, 0, False),
+    ],
+)
+def test_too_many_culprits_at_once_open_the_breaker(others: int, active: int | None, trips: bool) -> None:
+    decision = enforcing(max_locks_per_hour=1000).consider(detection("a"), now=NOW, standing=Standing(others_lately=others), active=active)
+    assert decision is not None
+    assert (decision.kind, decision.trips is not None) == (("breaker", True) if trips else ("lock", False))
+
+
+def test_an_open_breaker_refuses_and_does_not_open_again() -> None:
+    decision = decide(enforcing(), detection("a"), Standing(others_lately=100, breaker="11 accounts"))
+    assert decision is not None
+    assert (decision.refused, decision.trips) == ("breaker: 11 accounts", None)
+
+
+def test_who_is_protected_does_not_trip_the_breaker() -> None:
+    decision = decide(enforcing(protected=("wang@*",)), detection("a"), Standing(others_lately=100))
+    assert decision is not None
+    assert (decision.kind, decision.trips) == ("protected", None)

@@ -43,6 +43,13 @@ def make(state: State, clock: Any) -> Iterator[Make]:
         responder.stop()
 
 
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def report(responder: Responder, *detections: Any) -> list[Action]:
     """What the daemon does: commit, then handle."""
     responder.state.save({}, b"", [detection.to_dict() for detection in detections])
@@ -260,9 +267,17 @@ def test_manual_unlock_is_respected_across_a_restart(database: Any, make: Make, 
     assert responder.drain(PATIENCE_SECONDS)
     assert database.rows() == {WANG: None}
     clock.seconds += 10
-    (again,) = report(responder, detect(WANG))
+    (left_alone,) = report(responder, detect(WANG))
+    assert left_alone.refused == "released: it was unlocked by hand 10s ago, and is left alone for 1h"
     assert responder.drain(PATIENCE_SECONDS)
-    assert database.rows() == {WANG: 1}
+    assert database.rows() == {WANG: None}
+    # A restart in between, and no further detection: policy looks again by itself.
+    responder.stop()
+    responder = make(locker)
+    clock.seconds += 3580
+    responder.start()
+    until(lambda: database.rows() == {WANG: 1})
+    (again,) = list_locks(state)
     assert again.id != undone.target
 
 

@@ -1,0 +1,279 @@
+"""What follows a lock, so that the spam really stops: a changed row alone leaves caches, open sessions and the queue as they are.
+
+- ``flush``: ``doveadm auth cache flush``: Dovecot forgets the old answer, after a lock and after an unlock
+- ``map``: the account goes into an access map that smtpd asks for each recipient, so that open sessions are refused
+- ``unmap``: it leaves that map again, unless it was in there before: part of the unlock
+- ``kick``: ``doveadm kick``: ends the account's sessions in Dovecot
+- ``smtpd``: SIGTERM to the smtpd processes that hold a session of the account
+- ``hold``: ``postsuper -h``: its queued mail stays where it is
+- ``hold-late``: the same once more when the grace is over, for what came in meanwhile
+- ``verify``: whether the lock is effective; that is for the responder to see, from the log
+
+Each step does nothing where there is nothing to do, so it may be done again after a crash or by two processes at once. While the mail
+system's database can't be reached, those that need no lock are done all the same (:meth:`Response.meanwhile`).
+
+An account's name comes from a log that strangers write into. It is one argument of a command, behind ``--``; what means several users to
+doveadm (``*`` and ``?``) is refused. A process is ended only when it is an smtpd that began before the message in the log, and has a
+connection with the very client that the log names.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sentinel.respond.journal import Done
+from sentinel.respond.locks import LockError, LockRefused
+from sentinel.respond.policy import printable
+from sentinel.respond.programs import ProgramError, run
+
+if TYPE_CHECKING:
+    from sentinel.config import ResponseSettings
+    from sentinel.respond.locks import Locker
+    from sentinel.respond.queue import PostfixQueue
+
+STEPS = ("flush", "map", "unmap", "kick", "smtpd", "hold", "hold-late", "verify")
+
+_WILDCARDS = frozenset("*?")
+_MAX_ACCOUNT_CHARACTERS = 320
+_NO_SESSION = 68
+"""What doveadm kick exits with (EX_NOHOST) where the user has no session."""
+_THERE_BEFORE = "it was in the map before"
+
+
+class StepError(Exception):
+    """Why a step could not be done; a sentence without secrets. ``final``: trying again changes nothing."""
+
+    def __init__(self, text: str, *, final: bool = False) -> None:
+        super().__init__(text)
+        self.final = final
+
+
+class Session(NamedTuple):
+    """An smtpd process that took a message of the account."""
+
+    pid: int
+    client_ip: str
+    time: float
+    """When it did, seconds since the epoch."""
+
+
+class Facts(NamedTuple):
+    """What the log says about an account's mail and sessions."""
+
+    queue_ids: Mapping[str, int] = {}
+    """Queue ID → when it was accepted, microseconds since the epoch."""
+    others: frozenset[str] | set[str] = frozenset()
+    """Queue IDs that are known to be somebody else's."""
+    sessions: Sequence[Session] = ()
+
+
+class Response:
+    """The steps that an admin has chosen, and how each is done. Any thread may use it."""
+
+    def __init__(self, settings: "ResponseSettings", queue: "PostfixQueue | None" = None, access_map: "Locker | None" = None) -> None:
+        self.settings = settings
+        self._queue = queue
+        self._map = access_map
+
+    # which, and when
+
+    def after_lock(self, now: float) -> dict[str, float]:
+        """Steps that a lock brings, in the order in which they are done, each with the wall clock from which it is due."""
+        chosen = self.settings
+        steps = {"flush": now} if chosen.flush_auth_cache else {}
+        steps |= self.meanwhile(now)
+        if chosen.hold:
+            steps["hold-late"] = now + chosen.grace
+        if chosen.verify:
+            steps["verify"] = now + chosen.grace + chosen.watch
+        return steps
+
+    def meanwhile(self, now: float) -> dict[str, float]:
+        """Those that help while the lock itself can't be made."""
+        chosen = self.settings
+        wanted = {"map": self._map is not None, "kick": chosen.kick, "smtpd": chosen.end_smtpd, "hold": chosen.hold}
+        return {step: now for step, on in wanted.items() if on}
+
+    def after_unlock(self, now: float) -> dict[str, float]:
+        """Steps that an unlock brings. Held mail stays on hold: whether it is spam is for a person to see."""
+        steps = {"unmap": now} if self._map is not None else {}
+        return steps | ({"flush": now} if self.settings.flush_auth_cache else {})
+
+    # doing
+
+    def perform(self, step: str, account: str, facts: Facts, *, mapped_before: bool = False) -> Done:
+        """Does a step. ``account`` as the mail system has it; ``mapped_before``: it was in the map before we came. Raises StepError."""
+        began = time.monotonic()
+        does: dict[str, Callable[[], Done]] = {
+            "flush": lambda: self._flush(account),
+            "map": lambda: self._mapped(account),
+            "unmap": lambda: Done(detail=_THERE_BEFORE) if mapped_before else self._unmapped(account),
+            "kick": lambda: self._kick(account),
+            "smtpd": lambda: end_smtpd(facts.sessions),
+            "hold": lambda: self._hold(account, facts),
+            "hold-late": lambda: self._hold(account, facts),
+        }
+        try:
+            done = does[step]()
+        except KeyError:
+            raise StepError(f"{printable(step)} is no step that this version knows", final=True) from None
+        except LockRefused as error:
+            raise StepError(str(error), final=True) from None
+        except (LockError, ProgramError) as error:
+            raise StepError(str(error)) from None
+        return Done(done.statement, done.rows, time.monotonic() - began, done.detail)
+
+    @staticmethod
+    def there_before(detail: str | None) -> bool:
+        """Whether a ``map`` step found the account in the map already, by its detail in the journal."""
+        return detail == _THERE_BEFORE
+
+    def _flush(self, account: str) -> Done:
+        _check_user(account)
+        argv = (*self.settings.doveadm, "auth", "cache", "flush", "--", account)
+        ran = run(argv, check=False)
+        # doveadm 2.3 exits with 0 where it could not reach the auth process, and only its standard error tells.
+        if ran.code or b"Error:" in ran.err or b"Fatal:" in ran.err:
+            raise StepError(f"doveadm auth cache flush failed: {_words(ran.err) or f'exit code {ran.code}'}")
+        return Done(_shown(argv), _leading_number(ran.out))
+
+    def _kick(self, account: str) -> Done:
+        _check_user(account)
+        argv = (*self.settings.doveadm, "kick", "--", account)
+        ran = run(argv, check=False)
+        if ran.code == _NO_SESSION:
+            return Done(_shown(argv), 0, detail="no session was open")
+        if ran.code:
+            raise StepError(f"doveadm kick failed: {_words(ran.err) or f'exit code {ran.code}'}")
+        return Done(_shown(argv), None, detail="sessions were ended")
+
+    def _mapped(self, account: str) -> Done:
+        assert self._map is not None
+        result = self._map.lock(account, lambda *_: None)
+        return Done(result.statement, result.rows, detail=_THERE_BEFORE if result.locked_already else "")
+
+    def _unmapped(self, account: str) -> Done:
+        assert self._map is not None
+        if not self._map.is_locked(account):
+            return Done(rows=0, detail="it was not in the map")
+        result = self._map.unlock(account, {"entry": None})
+        return Done(result.statement, result.rows)
+
+    def _hold(self, account: str, facts: Facts) -> Done:
+        if self._queue is None:
+            raise StepError("there is no queue to hold mail in: the postfix section is missing", final=True)
+        found = self._queue.find(account=account, known=facts.queue_ids, foreign=facts.others, max_envelopes=self.settings.max_envelopes)
+        held = self._queue.hold(found.entries)
+        if held.error is not None:
+            raise held.error
+        detail = f"{held.done - held.already} of {found.queued} messages in the queue put on hold"
+        if held.already:
+            detail += f", {held.already} were before"
+        if found.unread:
+            detail += f"; {found.unread} of unknown origin were not looked into, do it with: sentinel queue hold"
+        return Done(_shown(held.statement), held.done - held.already, detail=detail)
+
+
+def end_smtpd(sessions: Sequence[Session]) -> Done:
+    """SIGTERM to each process that still holds the session; the others are left alone."""
+    ended = []
+    for session in sessions:
+        if session.pid > 1 and _holds(session):
+            try:
+                os.kill(session.pid, signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+            except PermissionError:
+                raise StepError(
+                    f"smtpd process {session.pid} belongs to another user; sentinel may end sessions only as root", final=True
+                ) from None
+            ended.append(session.pid)
+    gone = len(sessions) - len(ended)
+    detail = f"{len(ended)} sessions ended" + (f", {gone} were over" if gone else "")
+    return Done(f"kill -TERM {' '.join(map(str, ended))}" if ended else "", len(ended), detail=detail)
+
+
+def _holds(session: Session) -> bool:
+    """Whether that process is the smtpd that took the message, and still talks with that client."""
+    process = Path("/proc") / str(session.pid)
+    try:
+        name, _, rest = (process / "stat").read_bytes().rpartition(b")")
+        if name.partition(b"(")[2] != b"smtpd":
+            return False
+        started = _boot_time() + int(rest.split()[19]) / os.sysconf("SC_CLK_TCK")
+        # A log's stamps may be whole seconds, and the start is counted in ticks of a clock that was set meanwhile.
+        return started <= session.time + 2.0 and _same_address(session.client_ip, _peers(process))
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _boot_time() -> float:
+    for line in Path("/proc/stat").read_bytes().splitlines():
+        if line.startswith(b"btime "):
+            return float(line.split()[1])
+    raise ValueError("/proc/stat has no btime")
+
+
+def _peers(process: Path) -> set[Any]:
+    """Remote addresses of the TCP connections that a process has."""
+    inodes = set()
+    for descriptor in (process / "fd").iterdir():
+        try:
+            target = os.readlink(descriptor)
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
+    peers = set()
+    for table in ("tcp", "tcp6"):
+        for line in (process / "net" / table).read_text("ascii").splitlines()[1:]:
+            words = line.split()
+            # local, remote and state (01 is established), and the inode in the tenth column; see proc(5).
+            if words[9] in inodes and words[3] == "01":
+                peers.add(_from_hex(words[2].partition(":")[0]))
+    return peers
+
+
+def _from_hex(text: str) -> Any:
+    """An address as /proc/net/tcp has it: words of 32 bits in the machine's order."""
+    import ipaddress
+    import sys
+
+    raw = bytes.fromhex(text)
+    if sys.byteorder == "little":
+        raw = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
+    address = ipaddress.ip_address(raw)
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _same_address(text: str, peers: set[Any]) -> bool:
+    import ipaddress
+
+    address = ipaddress.ip_address(text)
+    return (getattr(address, "ipv4_mapped", None) or address) in peers
+
+
+def _check_user(account: str) -> None:
+    """doveadm takes a user's name with wildcards, and would act on all that match."""
+    if not account or len(account) > _MAX_ACCOUNT_CHARACTERS or not account.isprintable():
+        raise StepError(f"this can't be a user of Dovecot: {printable(account)}", final=True)
+    if _WILDCARDS & set(account):
+        raise StepError(f"{printable(account)} would mean several users to doveadm", final=True)
+
+
+def _shown(argv: Sequence[str]) -> str:
+    import shlex
+
+    return printable(shlex.join(argv))
+
+
+def _words(output: bytes) -> str:
+    return printable(" ".join(output.decode("utf-8", "replace").split()))
+
+
+def _leading_number(output: bytes) -> int | None:
+    first = output.split(None, 1)[:1]
+    return int(first[0]) if first and first[0].isdigit() else None
