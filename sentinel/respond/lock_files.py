@@ -277,7 +277,11 @@ class AccessMapLocker:
 
     def _build(self, account: str, before: bytes | None) -> None:
         """Runs postmap. When it fails, the text is put back, so that text and map don't differ."""
-        done = run_program([*self._postmap, self._map])
+        try:
+            done = run_program([*self._postmap, self._map])
+        except LockTrouble:
+            self._put_back(before)
+            raise
         if done.code != 0:
             self._put_back(before)
             raise LockTrouble(f"{self._shown()} failed for {printable(account)}: {done.said or f'exit code {done.code}'}")

@@ -55,8 +55,13 @@ _EXTRAS = {"mysql": "mysql", "mariadb": "mysql", "postgresql": "postgresql"}
 _MYSQL_NOT_ALLOWED = (1044, 1142, 1143, 1227)
 """Access to the database, the table or the column denied (MariaDB's ``mysqld_error.h``)."""
 _POSTGRESQL_NOT_ALLOWED = "42501"
-_POSTGRESQL_TYPES: dict[int, bool | str] = {16: False, 18: "", 25: "", 1042: "", 1043: ""}
-"""Type numbers of ``pg_type.dat`` to a value of that type: bool, "char", text, bpchar, varchar."""
+_TYPES: dict[str, dict[int, bool | str]] = {
+    "postgresql": {16: False, 18: "", 25: "", 1042: "", 1043: ""},
+    "mysql": {15: "", 253: "", 254: ""},
+}
+"""Type numbers to a value of that type: bool, "char", text, bpchar and varchar of ``pg_type.dat``; varchar, var_string and
+string, which is also an enum, of MySQL's ``field_types.h``. Other columns take a number as it is.
+"""
 
 
 class AccountLocker:
@@ -210,11 +215,13 @@ class AccountLocker:
         return len(rows) == 1 and bool(rows[0][0])
 
     def _learn_types(self, result: "CursorResult[Any]") -> None:
-        """PostgreSQL compares no boolean with a number. A column may hold NULL, so its type is asked for."""
-        if self._engine.dialect.name == "postgresql" and result.cursor is not None:
-            for column in result.cursor.description or ():
-                if column[1] in _POSTGRESQL_TYPES:
-                    self._types[column[0]] = _POSTGRESQL_TYPES[column[1]]
+        """PostgreSQL compares no boolean with a number, and for MySQL the number 0 is no ``'0'`` of an enum. A column may
+        hold NULL, so its type is asked for.
+        """
+        types = _TYPES.get(self._engine.dialect.name, {})
+        for column in (result.cursor.description or ()) if result.cursor is not None else ():
+            if column[1] in types:
+                self._types[column[0]] = types[column[1]]
 
     def _change(self, db: "Connection", key: str, login: str, prior: Mapping[str, Any]) -> int:
         with self._translated():

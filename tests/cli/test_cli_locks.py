@@ -150,3 +150,56 @@ def test_account_with_sql_in_it_is_only_a_name(locks: Run, active: Callable[[], 
     before = active()
     assert locks("lock", "x' OR '1'='1").code == 1
     assert active() == before
+
+
+# presets
+
+
+def test_presets_are_listed_with_what_they_are_for(sentinel: Run) -> None:
+    done = sentinel("locks", "presets")
+    assert (done.code, done.err) == (0, "")
+    for words in ("extmail-password ", "mailcow-login ", "dovecot-passwd-file ", "access-map ", "command "):
+        assert words in done.out
+    assert "sentinel locks presets NAME" in done.out
+
+
+def test_preset_is_shown_with_all_that_an_admin_needs(sentinel: Run) -> None:
+    done = sentinel("locks", "presets", "iredmail")
+    assert (done.code, done.err) == (0, "")
+    for words in (
+        "iredmail: iRedMail on MySQL",
+        "table  table of the accounts (default: mailbox)",
+        "lock:   UPDATE {table} SET enablesmtp = 0, enablesmtpsecured = 0 WHERE username = :account",
+        "-- PostgreSQL",
+        "GRANT SELECT (username, enablesmtp, enablesmtpsecured)",
+        "auth_cache",
+    ):
+        assert words in done.out
+    assert max(map(len, done.out.splitlines())) <= 150
+    assert "one of lmdb, hash; default: lmdb" in sentinel("locks", "presets", "access-map").out
+    sentinel("locks", "presets", "mailcov").refused('did you mean "mailcow"?')
+
+
+def test_presets_of_ones_own_are_shown_too(sentinel: Run, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("name: own\nkind: command\nlock: [/bin/lock, --, '{account}']\nunlock: [u]\nverify: [v, 'a b']\n")
+    out = sentinel("locks", "presets", path).out
+    assert "lock:   /bin/lock -- {account}" in out
+    assert "verify: v 'a b'" in out
+
+
+def test_passwd_file_by_its_url(sentinel: Run, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text("info@example.com:{PLAIN}p::::::\nanna@example.com:{PLAIN}q::::::\n")
+    where = ("--state", tmp_path / "state", "--database", f"file://{users}", "--preset", "dovecot-passwd-file")
+    done = sentinel("locks", "lock", "Info@Example.com", *where)
+    assert (done.code, done.err) == (0, "")
+    assert users.read_text().startswith("info@example.com:!sentinel-locked!")
+    assert sentinel("locks", "lock", "eva@example.com", *where).code == 1
+    assert sentinel("locks", "unlock", "info@example.com", *where).code == 0
+    assert users.read_text() == "info@example.com:{PLAIN}p::::::\nanna@example.com:{PLAIN}q::::::\n"
+
+
+def test_file_for_a_preset_of_a_database(sentinel: Run, tmp_path: Path) -> None:
+    where = ("--state", tmp_path / "state", "--database", "file:///etc/dovecot/users")
+    sentinel("locks", "lock", "a@example.com", *where).refused("database.url", "dovecot-passwd-file")

@@ -8,15 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from needs import need
 from servers import MariaDb, PostgreSql, Sink, databases, dovecot, postfix, workspace
-
-
-def need(available: bool, what: str) -> None:
-    if available:
-        return
-    if os.environ.get("SENTINEL_TESTS_NEED_SERVERS") == "1":
-        pytest.fail(f"SENTINEL_TESTS_NEED_SERVERS=1, and {what}")
-    pytest.skip(what)
 
 
 @pytest.fixture(scope="session")

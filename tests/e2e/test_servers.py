@@ -105,6 +105,9 @@ def test_an_open_session_goes_on_after_the_password_changed(mail: tuple[Postfix,
         until(lambda: login(postfix, WANG, "wang123").code == 535, "the old password is refused")
         assert session.send(WANG, ["still@remote.example"]).accepted
     dovecot.set_users(PASSWORDS)
+    dovecot.stop()
+    assert login(postfix, WANG, "wang123").code == 454
+    dovecot.start()
     until(lambda: login(postfix, WANG, "wang123").accepted, "the old password is taken again")
 
 

@@ -274,7 +274,7 @@ def test_manual_unlock_is_respected_across_a_restart(database: Any, make: Make, 
     # A restart in between, and no further detection: policy looks again by itself.
     responder.stop()
     responder = make(locker)
-    clock.seconds += 3580
+    clock.seconds += 3591
     responder.start()
     until(lambda: database.rows() == {WANG: 1})
     (again,) = list_locks(state)

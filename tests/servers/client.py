@@ -30,9 +30,9 @@ CLOSED = Reply(0, "connection closed")
 
 
 class _Proxied(smtplib.SMTP):
-    def __init__(self, address: str, port: int, client_ip: str | None) -> None:
+    def __init__(self, address: str, port: int, client_ip: str | None, seconds: float) -> None:
         self._client_ip = client_ip
-        super().__init__(address, port, local_hostname="client.example", timeout=SECONDS)
+        super().__init__(address, port, local_hostname="client.example", timeout=seconds)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         connection = socket.create_connection((host, port), timeout)
@@ -44,8 +44,11 @@ class _Proxied(smtplib.SMTP):
 class Client:
     """One SMTP session; it stays open until :meth:`close`."""
 
-    def __init__(self, port: int, *, address: str = "127.0.0.1", client_ip: str | None = "198.51.100.7") -> None:
-        self._smtp = _Proxied(address, port, client_ip)
+    def __init__(self, port: int, *, address: str = "127.0.0.1", client_ip: str | None = "198.51.100.7", seconds: float = SECONDS) -> None:
+        """``client_ip`` is what it says in the PROXY protocol; None where the listener wants none. Raises what smtplib does when
+        nobody answers within ``seconds``.
+        """
+        self._smtp = _Proxied(address, port, client_ip, seconds)
         self._smtp.ehlo()
 
     def login(self, account: str, password: str) -> Reply:

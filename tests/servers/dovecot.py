@@ -77,9 +77,9 @@ class Sql:
     """Accounts in a database."""
 
     driver: str
-    """``mysql`` or ``pgsql``"""
+    """``mysql``, ``pgsql`` or ``sqlite``"""
     connect: str
-    """``host=127.0.0.1 port=… dbname=… user=… password=…``"""
+    """``host=127.0.0.1 port=… dbname=… user=… password=…``, or the path of an SQLite file."""
     password_query: str
     """Dovecot's own; a row means that the login is right when the password is."""
 
@@ -130,7 +130,8 @@ class Dovecot:
         self._process.start(self._answers)
 
     def stop(self) -> None:
-        self._process.stop()
+        # Asked to end, it takes a second; it has nothing that must be saved.
+        self._process.kill()
 
     def doveadm(self, *arguments: str) -> list[str]:
         """``doveadm`` for this instance, as an argument vector."""
@@ -186,6 +187,10 @@ def installed() -> bool:
 
 def imap_installed() -> bool:
     return installed() and any(Path(folder, "imap").exists() for folder in ("/usr/lib/dovecot", "/usr/libexec/dovecot"))
+
+
+def sqlite_installed() -> bool:
+    return Path("/usr/lib/dovecot/modules/auth/libdriver_sqlite.so").exists()
 
 
 def version() -> tuple[int, int]:

@@ -13,10 +13,12 @@ dovecot-core    doveadm
 dovecot-imapd   /usr/lib/dovecot/imap
 dovecot-mysql   /usr/lib/dovecot/modules/auth/libdriver_mysql.so
 dovecot-pgsql   /usr/lib/dovecot/modules/auth/libdriver_pgsql.so
+dovecot-sqlite  /usr/lib/dovecot/modules/auth/libdriver_sqlite.so
 mariadb-server  mariadbd
 postgresql      /usr/lib/postgresql/*/bin/initdb
 nftables        nft
 fail2ban        fail2ban-client
+iproute2        ss
 "
 
 missing() {

@@ -171,19 +171,26 @@ class Process:
             _signal(members, signal.SIGCONT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(STOP_SECONDS)
+        self._finish(members)
+
+    def kill(self) -> None:
+        """Ends the child and all of its family at once, as a machine that loses power does. Harmless when it has ended already."""
+        if self._child is None:
+            return
+        if self.alive:
+            # Stopped first, it cannot start another child in the place of one that is killed before it.
+            self._child.send_signal(signal.SIGSTOP)
+        members = family_of(self._child.pid)
+        _signal(members, signal.SIGKILL)
+        self._finish(members)
+
+    def _finish(self, members: set[Member]) -> None:
+        assert self._child is not None
         if self.alive:
             self._child.kill()
         self._child.wait()
-        _end(members)
-        self._child = None
-
-    def kill(self) -> None:
-        """Ends the child and all of its family at once, as a machine that loses power does."""
-        assert self._child is not None
-        members = family_of(self._child.pid)
-        _signal(members, signal.SIGKILL)
-        self._child.wait()
-        _end(members)
+        # Whoever was started since is still in the session, and as long as somebody is, nobody else gets its number.
+        _end(members | {one for one, place in running().items() if place.session == self._child.pid != one.pid})
         self._child = None
 
     def pause(self) -> None:
