@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sentinel.detect.engine import Engine
+from sentinel.detect.engine import Engine, OpenMessages
 from sentinel.detect.replies import ReplyClassifier, default_replies_path, load_replies
 from sentinel.detect.rules import load_rules
 from sentinel.detect.senders import Logins
@@ -19,7 +19,7 @@ from sentinel.zones import zone
 if TYPE_CHECKING:
     from sentinel.config import Config, LoginSettings
     from sentinel.respond.locks import Locker
-    from sentinel.respond.response import Facts, Response
+    from sentinel.respond.response import Response
     from sentinel.state import State
 
 
@@ -106,20 +106,22 @@ def response_of(config: Config) -> Response:
     return Response(chosen, PostfixQueue(config.postfix) if chosen.hold else None, access_map)
 
 
-def facts_from_checkpoint(state: State, config: Config, account: str) -> Facts:
-    """What the daemon knew of an account's mail under way at its last checkpoint; nothing where there is none."""
-    from sentinel.respond.response import Facts
-
+def remembered_messages(state: State | None, *, account: str | None = None, client_ip: str | None = None) -> tuple[OpenMessages, str]:
+    """What the daemon's join knew at its last checkpoint about the messages under way of an account, or from an address; and why
+    it is not known, or an empty text.
+    """
+    nothing = OpenMessages({}, frozenset())
+    if state is None:
+        return nothing, "there is no state of a daemon"
     try:
         checkpoint = state.load()
-        if checkpoint is None or not config.response.hold:
-            return Facts()
-        engine = engine_of(config)
+        if checkpoint is None:
+            return nothing, "the daemon has not saved its state yet"
+        engine = Engine(())
         engine.restore(checkpoint.snapshot)
-        messages = engine.open_messages(account=account)
-    except ValueError:
-        return Facts()
-    return Facts(messages.mine, messages.others)
+    except ValueError as error:
+        return nothing, f"the daemon's last checkpoint can't be read ({error})"
+    return engine.open_messages(account=account, client_ip=client_ip), ""
 
 
 def logins_of(settings: LoginSettings | None) -> Logins:

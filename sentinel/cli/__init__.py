@@ -154,6 +154,43 @@ def _locks_options(locks: argparse.ArgumentParser) -> None:
     _database_options(verify)
 
 
+def _queue_options(queue: argparse.ArgumentParser) -> None:
+    commands = queue.add_subparsers(dest="queue_command", metavar="list|hold|release|delete", required=True, parser_class=_Parser)
+    for name, text in (
+        ("list", "show the culprit's messages"),
+        ("hold", "put them on hold: no delivery is begun any more"),
+        ("release", "take them off hold: they are delivered again"),
+        ("delete", "delete them for good; asks for their number, or takes it from --max"),
+    ):
+        command = commands.add_parser(name, help=text)
+        who = command.add_mutually_exclusive_group(required=True)
+        who.add_argument("--account", metavar="A", help="whose login the messages were sent with")
+        who.add_argument("--client-ip", metavar="IP", help="the address that they came from")
+        command.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+        command.add_argument("--format", choices=("table", "jsonl"), default="table", help="default: table")
+        command.add_argument("--config", metavar="FILE", help="take state and Postfix's programs from a configuration file")
+        command.add_argument(
+            "--state", metavar="DIR", help="directory of the daemon's state (default: /var/lib/sentinel, where it is there)"
+        )
+        command.add_argument("--postfix-config", metavar="DIR", help="directory of Postfix's main.cf (default: Postfix's own)")
+        command.add_argument(
+            "--max-envelopes",
+            type=_count,
+            default=1_000_000,
+            metavar="N",
+            help="look into so many messages that the log does not tell about",
+        )
+        if name != "list":
+            command.add_argument("--max", type=_count, metavar="N", help="refuse when more messages match")
+            command.add_argument("--why", default="by hand", metavar="TEXT", help="for the journal")
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise argparse.ArgumentTypeError(f"a number of messages is written like 500, not {text[:40]!r}")
+    return int(text)
+
+
 def _config_options(config: argparse.ArgumentParser) -> None:
     commands = config.add_subparsers(dest="config_command", metavar="check", required=True, parser_class=_Parser)
     check = commands.add_parser("check", help="validate a configuration file, its rules and its preset")
@@ -168,6 +205,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "doctor": ("who blocks this server, and how to get off", _doctor_options),
     "rules": ("check rules, run their tests", _rules_options),
     "locks": ("the lock journal, and doing or undoing one by hand", _locks_options),
+    "queue": ("one culprit's mail in Postfix's queue: list, hold, release, delete", _queue_options),
     "config": ("check a configuration file", _config_options),
 }
 

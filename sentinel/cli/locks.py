@@ -20,8 +20,9 @@ from sentinel.respond.journal import Journal
 from sentinel.respond.locks import LockError
 from sentinel.respond.presets import STATEMENTS, Preset, load_preset, preset_names
 from sentinel.respond.responder import list_locks, lock_by_hand, protect, protected, resume, unlock_by_hand, unprotect
+from sentinel.respond.response import Facts
 from sentinel.state import State
-from sentinel.wiring import facts_from_checkpoint, locker_of, response_of
+from sentinel.wiring import locker_of, remembered_messages, response_of
 
 if TYPE_CHECKING:
     from sentinel.respond.journal import Action
@@ -69,7 +70,10 @@ def _act(state: State, config: Config | None, arguments: argparse.Namespace) -> 
             action = unlock_by_hand(state, arguments.account, arguments.why, locker, response=response)
         else:
             expires = _until(arguments.for_)
-            facts = facts_from_checkpoint(state, config, arguments.account) if config else None
+            facts = None
+            if response is not None and response.settings.hold:
+                messages, _ = remembered_messages(state, account=arguments.account)
+                facts = Facts(messages.mine, messages.others)
             action = lock_by_hand(state, arguments.account, arguments.why, locker, response=response, facts=facts, expires=expires)
     finally:
         if locker is not None:

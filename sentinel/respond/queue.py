@@ -2,9 +2,9 @@
 
 ``postqueue -j`` lists the queue. Whose a message is, two sources know. The join of the log knows it also of mail that came back from a
 content filter (``known``: queue ID and time of acceptance; short queue IDs come back, so the time must fit the queue's). Of all others
-``postcat -e`` shows the envelope, in which smtpd(8) wrote the login and the client's address. ``postsuper`` then takes queue IDs on standard
-input, never as arguments, and never the word ``ALL``. Right before it the queue is listed once more, and what is not the same message any
-more is left alone.
+``postcat -e`` shows the envelope, in which smtpd(8) wrote the login and the client's address. ``postsuper`` then takes queue IDs on
+standard input, never as arguments, and never the word ``ALL``. Right before it the queue is listed once more, and what is not the same
+message any more is left alone.
 
 Text in an envelope may be an attacker's. A login counts only where smtpd(8) writes it, before the sender, and nothing counts behind a
 sender's full name, in which sendmail(1) lets newlines pass: so somebody with a shell can write lines that look like an attribute, or like
@@ -366,9 +366,9 @@ class PostfixQueue:
     ) -> Found:
         """The messages of an account, or from an address.
 
-        ``known``: queue ID → event time of acceptance in microseconds, from the join: the culprit's when the queue's arrival time fits; else,
-        and with None for a time, the envelope is read. ``foreign``: queue IDs that are known to be others'; not looked at. Of the rest at
-        most ``max_envelopes`` envelopes are read, the newest first. Raises UserError for an address that is none.
+        ``known``: queue ID → event time of acceptance in microseconds, from the join: the culprit's when the queue's arrival time fits;
+        else, and with None for a time, the envelope is read. ``foreign``: queue IDs that are known to be others'; not looked at. Of the
+        rest at most ``max_envelopes`` envelopes are read, the newest first. Raises UserError for an address that is none.
         """
         is_culprit = _culprit(account, client_ip)
         tell = progress or _tell_nobody

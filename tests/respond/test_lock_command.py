@@ -152,7 +152,7 @@ def test_time_limit_ends_the_children_too(accounts: Accounts, tmp_path: Path, mo
     pid = tmp_path / "pid"
     options = accounts.options | {"verify": (script(tmp_path, "slow", f"sleep 60 &\necho $! > {pid}\nwait"),)}
     began = time.monotonic()
-    with pytest.raises(LockTrouble, match=r"slow took longer than 1 s, and was stopped"):
+    with pytest.raises(LockTrouble, match=r"slow took longer than 1 s and was ended"):
         CommandLocker(options=options).is_locked(WANG)
     assert time.monotonic() - began < 10
     deadline = time.monotonic() + 10
