@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -246,6 +247,170 @@ class PostfixSettings(_Section):
     postcat: Command = ("postcat",)
 
 
+NoticeKind = Literal[
+    "locked", "would-lock", "refused", "failed", "unlocked", "lock-ineffective", "breaker-open", "blocked", "block-ended", "detection"
+]
+"""What a notice can be about."""
+Severity = Literal["info", "warning", "critical"]
+
+
+def _mail_address(value: object) -> object:
+    if isinstance(value, str) and not _MAIL_ADDRESS.fullmatch(value):
+        raise ValueError(f"{_show(value)} is not a bare mail address; write it as admin@example.com")
+    return value
+
+
+def _host_and_port(value: object) -> object:
+    if not isinstance(value, str) or not _HOST_AND_PORT.fullmatch(value) or not 0 < int(value.rpartition(":")[2]) < 65536:
+        raise ValueError(f"{_show(value)} is not HOST:PORT; write it as mail.example.net:587 or [::1]:25")
+    return value
+
+
+def _header_name(value: object) -> object:
+    if isinstance(value, str) and not _HEADER_NAME.fullmatch(value):
+        raise ValueError(f"{_show(value)} is not the name of a header; write it as X-Token")
+    return value
+
+
+def _plain_name(value: object) -> object:
+    if isinstance(value, str) and not _PLAIN_NAME.fullmatch(value):
+        raise ValueError(f"{_show(value)} is not a plain name; letters, digits, dots, _ and - may stand in it, first a letter or _")
+    return value
+
+
+_MAIL_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
+_HOST_AND_PORT = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+MailAddress = Annotated[str, BeforeValidator(_mail_address)]
+HostAndPort = Annotated[str, BeforeValidator(_host_and_port)]
+HeaderName = Annotated[str, BeforeValidator(_header_name)]
+PlainName = Annotated[str, BeforeValidator(_plain_name)]
+
+
+class _TargetSettings(_Section):
+    """What all targets of notices have."""
+
+    name: Annotated[str, Field(max_length=60)] = Field(default="", description="what it is called in logs; none: its kind or format")
+    min_severity: Severity = Field(default="info", description="milder notices are not sent there")
+    kinds: Annotated[tuple[NoticeKind, ...], BeforeValidator(_one_or_many)] = Field(default=(), description="none: all kinds")
+    timeout: Annotated[float, BeforeValidator(parse_duration), Field(le=60)] = Field(default=10.0, description="of one attempt")
+
+    @property
+    def called(self) -> str:
+        """Its name; without one its kind or format."""
+        return self.name or str(getattr(self, "format", None) or getattr(self, "kind", ""))
+
+
+class _HttpSettings(_TargetSettings):
+    url: SecretStr | None = Field(default=None, description="http:// or https://; ${NAME} is taken from the environment")
+    url_file: Text | None = Field(default=None, description="file whose first line is the URL")
+    headers: dict[HeaderName, SecretStr] = Field(default_factory=dict, description="more headers; ${NAME} is taken from the environment")
+    header_files: dict[HeaderName, Text] = Field(default_factory=dict, description="more headers, each from the first line of a file")
+
+    @model_validator(mode="after")
+    def _one_url(self) -> Self:
+        if (self.url is None) == (self.url_file is None):
+            raise ValueError("give either url or url_file")
+        return self
+
+
+class WebhookSettings(_HttpSettings):
+    """Notices by HTTP: as JSON, or in the form of a chat."""
+
+    kind: Literal["webhook"]
+    format: Literal["json", "slack", "matrix", "teams"] = "json"
+    room: Text | None = Field(default=None, description="matrix: the room's id, like !abc:example.org; url is then the homeserver")
+    token_file: Text | None = Field(default=None, description="matrix: file whose first line is the access token")
+
+    @model_validator(mode="after")
+    def _matrix_room(self) -> Self:
+        if (self.room is None) != (self.token_file is None):
+            raise ValueError("room and token_file belong together; without both, url is the webhook of a Matrix bridge")
+        if self.room is not None and self.format != "matrix":
+            raise ValueError("room and token_file are for format: matrix")
+        if self.room is not None and not self.room.startswith("!"):
+            raise ValueError("room must be the room's id, which begins with !, and not its alias")
+        return self
+
+
+class AlertmanagerSettings(_HttpSettings):
+    """Notices as alerts of Prometheus's Alertmanager."""
+
+    kind: Literal["alertmanager"]
+    lasts: Duration = Field(default=86_400.0, description="an alert that nothing ends is over after this time")
+
+
+class EmailSettings(_TargetSettings):
+    """Notices by mail, through a relay that is not the watched server."""
+
+    kind: Literal["email"]
+    to: Annotated[tuple[MailAddress, ...], BeforeValidator(_one_or_many), Field(min_length=1)]
+    from_: MailAddress = Field(alias="from")
+    relay: HostAndPort = Field(description="HOST:PORT; another way out than the one that is blocked")
+    tls: Literal["starttls", "implicit", "none"] = "starttls"
+    user: Text | None = None
+    password_file: Text | None = Field(default=None, description="file whose first line is the password")
+
+    @model_validator(mode="after")
+    def _safe_login(self) -> Self:
+        if (self.user is None) != (self.password_file is None):
+            raise ValueError("user and password_file belong together")
+        if self.user is not None and self.tls == "none":
+            raise ValueError("with tls: none the password would be sent in the clear; use starttls or implicit")
+        return self
+
+
+class CommandSettings(_TargetSettings):
+    """Notices to a program, as JSON on its standard input."""
+
+    kind: Literal["command"]
+    argv: Texts = Field(min_length=1, description="program and arguments; no shell reads them")
+
+
+TargetSettings = Annotated[WebhookSettings | EmailSettings | AlertmanagerSettings | CommandSettings, Field(discriminator="kind")]
+TARGET_KINDS: dict[str, type[_TargetSettings]] = {
+    "webhook": WebhookSettings,
+    "email": EmailSettings,
+    "alertmanager": AlertmanagerSettings,
+    "command": CommandSettings,
+}
+
+
+def _names_differ(targets: tuple[_TargetSettings, ...]) -> tuple[_TargetSettings, ...]:
+    names = [target.called for target in targets]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f'{names.count(name)} targets are called "{name}"; give each a name of its own')
+    return targets
+
+
+class BanSettings(_Section):
+    """Which addresses are handed to a firewall."""
+
+    by: Literal["nftables", "fail2ban", "crowdsec", "command"]
+    rules: Texts = Field(default=("auth-bruteforce-ip",), min_length=1, description="rules whose addresses are banned")
+    duration: Annotated[float, BeforeValidator(parse_duration), Field(ge=1)] = Field(default=3600.0, description="fail2ban: its jail's own")
+    never: Annotated[tuple[Network, ...], BeforeValidator(_one_or_many)] = Field(default=(), description="networks that are never banned")
+    max_per_hour: Annotated[int, Field(ge=1)] = 100
+    program: Texts = Field(default=(), description="instead of nft, fail2ban-client or cscli: another path, sudo before it, its options")
+    family: Literal["inet", "ip", "ip6", "netdev", "bridge"] = "inet"
+    table: PlainName = "sentinel"
+    set4: PlainName = Field(default="banned4", description="nftables: the set of IPv4 addresses")
+    set6: PlainName = Field(default="banned6", description="nftables: the set of IPv6 addresses")
+    jail: PlainName = "sentinel"
+    argv: Texts = Field(default=(), description="command: program and arguments; {ip} and {seconds} are put in")
+
+    @model_validator(mode="after")
+    def _argv_for_command(self) -> Self:
+        if (self.by == "command") != bool(self.argv):
+            raise ValueError("by: command and argv belong together")
+        if self.by == "command" and self.program:
+            raise ValueError("program is for nftables, fail2ban and crowdsec; a command stands in argv")
+        return self
+
+
 class Config(_Section):
     """All of ``sentinel.yaml``."""
 
@@ -262,6 +427,11 @@ class Config(_Section):
     response: ResponseSettings = ResponseSettings()
     database: DatabaseSettings | None = None
     postfix: PostfixSettings = PostfixSettings()
+
+    notify: Annotated[tuple[TargetSettings, ...], AfterValidator(_names_differ)] = Field(
+        default=(), description="who is told what was done, and what is to be done"
+    )
+    ban: BanSettings | None = None
 
     @model_validator(mode="after")
     def _can_enforce(self) -> Self:
@@ -356,7 +526,9 @@ def _validate(model: type[_M], value: dict[str, Any], problems: list[str], where
     except ValidationError as error:
         for item in error.errors(include_url=False):
             place = item["loc"]
-            problems.append(f"{where(place)}: {_sentence(model, place, dict(item))}".removeprefix(": "))
+            # Which kind of target it was read as is no place in the document.
+            written = (*place[:2], *place[3:]) if place[:1] == ("notify",) else place
+            problems.append(f"{where(written)}: {_sentence(model, place, dict(item))}".removeprefix(": "))
         return None
 
 
@@ -368,6 +540,8 @@ def _tuples(value: Any) -> Any:
 
 def _model_at(model: type[BaseModel], place: Place) -> type[BaseModel]:
     """The section that holds the last part of a place."""
+    if place[:1] == ("notify",) and len(place) > 3:
+        return TARGET_KINDS[str(place[2])]
     for part in place[:-1]:
         info = model.model_fields.get(str(part))
         inner = info.annotation if info else None
@@ -378,6 +552,13 @@ def _model_at(model: type[BaseModel], place: Place) -> type[BaseModel]:
 
 def _sentence(model: type[BaseModel], place: Place, item: dict[str, Any]) -> str:
     kind, given, context = item["type"], item.get("input"), item.get("ctx", {})
+    if place == ("notify",) and kind == "tuple_type":
+        return "must be a list of targets; begin each with - kind: webhook (or email, alertmanager, command)"
+    if kind == "union_tag_not_found":
+        return f"kind is missing; it is one of {', '.join(TARGET_KINDS)}"
+    if kind == "union_tag_invalid":
+        tag = str(context.get("tag", ""))
+        return f"kind: {_show(tag)} is not one of {', '.join(TARGET_KINDS)}" + nearest(tag, TARGET_KINDS)
     if kind == "extra_forbidden":
         return "unknown key" + nearest(str(place[-1]), _model_at(model, place).model_fields)
     if kind == "missing":

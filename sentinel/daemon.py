@@ -30,8 +30,12 @@ from sentinel.errors import UserError
 from sentinel.observe.metrics import Metrics
 from sentinel.observe.server import Server
 from sentinel.observe.status import Snapshot, Status
+from sentinel.respond.ban import banner_of
 from sentinel.respond.locks import Locker, LockError
+from sentinel.respond.notify import Notifier
 from sentinel.respond.responder import INEFFECTIVE, Responder, list_locks
+from sentinel.respond.targets import targets_of
+from sentinel.respond.telling import Teller
 from sentinel.source.follow import Follower
 from sentinel.source.position import Position
 from sentinel.state import State
@@ -47,6 +51,8 @@ _CAUGHT_UP_BYTES = 1 << 16
 _LONG_STOP_SECONDS = 120 * 86_400
 """After a longer stop the last line read says nothing about the year of the next one."""
 _DRAIN_SECONDS = 2.0
+_TOLD_SECONDS = 86_400.0
+"""What a log tells of longer ago is stored, and no notice is made of it."""
 _ANSWER_SECONDS = 5.0
 """How long the responder's thread waits for the loop to tell what the log knows."""
 
@@ -72,8 +78,12 @@ class _Question:
 class Daemon:
     """One process that follows the logs of a configuration until it is told to stop."""
 
-    def __init__(self, config: Config, *, from_start: bool = False, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, config: Config, *, from_start: bool = False, now: Callable[[], float] = time.time, config_path: str | None = None
+    ) -> None:
+        """``config_path``: of the file, to name it in commands that people are told."""
         self.config = config
+        self._config_path = config_path
         self._from_start = from_start
         self._now = now
         self._stopping = threading.Event()
@@ -114,7 +124,18 @@ class Daemon:
 
     def _with_state(self, engine: Any, state: State, locker: Locker | None) -> None:
         positions = self._resume(engine, state)
-        responder = Responder(state, self.config.policy, locker, response=response_of(self.config), open_messages=self._ask_for_messages)
+        notifier = self._notifier = Notifier(state, targets_of(self.config, now=self._now), self._now)
+        banner = self._banner = banner_of(self.config, state, rules=[rule.name for rule in engine.rules], now=self._now)
+        self._teller = Teller(state, notifier.targets, self.config.policy.lock_at, self._config_path)
+        responder = Responder(
+            state,
+            self.config.policy,
+            locker,
+            response=response_of(self.config),
+            open_messages=self._ask_for_messages,
+            teller=self._teller,
+            on_action=lambda _: notifier.wake(),
+        )
         status = Status(
             sources=self.config.log,
             rules=[*((rule.name, rule.severity) for rule in engine.rules), (INEFFECTIVE, "critical")],
@@ -122,6 +143,7 @@ class Daemon:
             locks=lambda: [action.to_dict() for action in list_locks(state)],
             mode=responder.mode,
             lock_total=self.config.policy.lock_at,
+            targets=[target.name for target in notifier.targets],
         )
         status.count_from(engine.counters())
         metrics = Metrics(status, version=sentinel.__version__)
@@ -130,7 +152,9 @@ class Daemon:
         try:
             host, port = self.config.listen_address
             with Server(status, metrics, host, port, version=sentinel.__version__) as server, _Signals(self.stop):
-                responder.start()
+                for part in (responder, notifier, banner):
+                    if part is not None:
+                        part.start()
                 for work in (lambda: self._check_database(locker), self._refresh_logins, self._refresh_replies):
                     threading.Thread(target=work, name="sentinel-look", daemon=True).start()
                 _log.info(
@@ -145,7 +169,9 @@ class Daemon:
                 finally:
                     self._stopping.set()
                     responder.drain(_DRAIN_SECONDS)
-                    responder.stop()
+                    for part in (responder, notifier, banner):
+                        if part is not None:
+                            part.stop()
         finally:
             follower.close()
         _log.info("stopped")
@@ -201,15 +227,34 @@ class Daemon:
                 self._dirty = True
             if found:
                 self._tell(found, metrics)
-                state.add_detections([detection.to_dict() for detection in found])
+                self._keep(found, state)
                 responder.handle(found, engine.active_accounts())
+                self._wake_others()
             if accepted:
-                self._tell(responder.accepted(accepted), metrics)
+                ineffective = responder.accepted(accepted)
+                if ineffective:
+                    self._tell(ineffective, metrics)
+                    self._wake_others()
             self._answer(engine)
             if self._dirty and time.monotonic() >= self._checkpoint_due:
                 self._checkpoint(engine, state, follower)
             self._publish(engine, follower, responder, status)
         self._checkpoint(engine, state, follower)
+
+    def _keep(self, found: Iterable[Detection], state: State) -> None:
+        """Commits detections, and with them what is to be told of them and which addresses are to be banned."""
+        with state.transaction():
+            state.add_detections([detection.to_dict() for detection in found])
+            since = int((self._now() - _TOLD_SECONDS) * 1e6)
+            self._teller.detections(detection for detection in found if detection.time >= since)
+            if self._banner is not None:
+                for detection in found:
+                    self._banner.offer(detection.to_dict())
+
+    def _wake_others(self) -> None:
+        self._notifier.wake()
+        if self._banner is not None:
+            self._banner.wake()
 
     def _ask_for_messages(self, account: str) -> OpenMessages | None:
         """What the log knows of an account's mail under way; None when the loop does not answer. For other threads."""
@@ -263,7 +308,9 @@ class Daemon:
             Snapshot(
                 counters=engine.counters(),
                 detections=self._detections,
-                actions=responder.results,
+                actions={**responder.results, **self._bans()},
+                notices=self._notifier.results,
+                breaker=responder.journal.breaker() is not None,
                 scores=responder.scores(),
                 locked=responder.locked(),
                 lag=lag,
@@ -276,6 +323,9 @@ class Daemon:
                 reason=reason,
             )
         )
+
+    def _bans(self) -> dict[tuple[str, str], int]:
+        return {("ban", result): count for result, count in self._banner.results.items()} if self._banner is not None else {}
 
     def _check_database(self, locker: Locker | None) -> None:
         """Asks now and then whether accounts could be locked, for /readyz."""

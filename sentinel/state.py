@@ -1,4 +1,4 @@
-"""The one SQLite database that the daemon remembers by: position and snapshot, detections, journal of actions.
+"""The one SQLite database that the daemon remembers by: position and snapshot, detections, journal of actions, notices, bans.
 
 Everything that changes and must survive a restart is in here, in one file, so that what belongs together is committed
 together: a position is never stored without the engine's snapshot and the detections that belong to it. The file is in
@@ -125,6 +125,39 @@ _UPGRADES: tuple[tuple[str, ...], ...] = (
              WHEN NEW.seq <= (SELECT COALESCE(max(seq), 0) FROM journal)
              BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END
         """,
+        """CREATE TABLE notices (
+             seq INTEGER PRIMARY KEY AUTOINCREMENT,
+             id TEXT NOT NULL,                 -- of the notice: the same for every target
+             target TEXT NOT NULL,             -- the name of the target
+             incident TEXT NOT NULL,
+             resolved INTEGER NOT NULL,        -- it ends an earlier notice of its incident
+             data TEXT NOT NULL,               -- JSON; emptied when it is old
+             state TEXT NOT NULL DEFAULT 'pending',  -- pending, sent, failed
+             created REAL NOT NULL,
+             changed REAL NOT NULL,            -- wall clock; of a sent one: when it was last sent
+             attempts INTEGER NOT NULL DEFAULT 0,
+             error TEXT,                       -- the last one
+             UNIQUE (id, target)
+           )
+        """,
+        "CREATE INDEX notices_by_state ON notices (target, state, seq)",
+        "CREATE INDEX notices_by_incident ON notices (incident, target)",
+        """CREATE TABLE bans (
+             seq INTEGER PRIMARY KEY AUTOINCREMENT,
+             id TEXT NOT NULL UNIQUE,          -- of the detection
+             ip TEXT NOT NULL,
+             why TEXT NOT NULL,
+             state TEXT NOT NULL,              -- pending, done, failed, refused
+             refused TEXT,                     -- why not
+             error TEXT,                       -- the last one
+             attempts INTEGER NOT NULL DEFAULT 0,
+             created REAL NOT NULL,
+             changed REAL NOT NULL,
+             until REAL                        -- of one that is done: when it ends, where we say so
+           )
+        """,
+        "CREATE INDEX bans_by_state ON bans (state, seq)",
+        "CREATE INDEX bans_by_time ON bans (created)",
         # breaker: why it is open; actions_before_journal: the last action that the journal knows nothing of.
         "CREATE TABLE flags (name TEXT PRIMARY KEY, value TEXT NOT NULL, since REAL NOT NULL)",
         "INSERT INTO flags SELECT 'actions_before_journal', max(seq), 0 FROM actions HAVING max(seq) IS NOT NULL",

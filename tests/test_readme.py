@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel
 
 from sentinel.cli import build_parser, main
-from sentinel.config import Config, DatabaseSettings, LoginSettings, PolicySettings
+from sentinel.config import TARGET_KINDS, BanSettings, Config, DatabaseSettings, LoginSettings, PolicySettings, load_config
 from sentinel.detect.detection import Detection
 from sentinel.detect.engine import REPLY_COLUMNS
 from sentinel.detect.replies import _RULE_KEYS as _REPLY_KEYS
@@ -53,6 +53,18 @@ def test_configuration_is_whole_and_says_the_defaults(tmp_path: Path, capsys: py
     assert (shown["state"], shown["listen"], tuple(shown["networks"])) == (default.state, default.listen, default.networks)
     policy = PolicySettings.model_validate({**shown["policy"], "protected": ()})
     assert policy == PolicySettings()
+
+
+def test_targets_and_bans_work_and_their_keys_are_whole(tmp_path: Path) -> None:
+    path = tmp_path / "sentinel.yaml"
+    path.write_text(f"log: x\n{block('yaml', 'Be told')}\n{block('yaml', 'Ban addresses')}", encoding="utf-8")
+    config = load_config(path)
+    assert {target.kind for target in config.notify} == set(TARGET_KINDS)
+    keys = {info.alias or name for model in TARGET_KINDS.values() for name, info in model.model_fields.items()}
+    assert keys <= words(section("Be told"))
+    assert config.ban == BanSettings(by="nftables", never=("198.51.100.0/24",))
+    named = words(section("Ban addresses")) | {word.rstrip(":") for word in words(section("Ban addresses"))}
+    assert set(BanSettings.model_fields) <= named | set(yaml.safe_load(block("yaml", "Ban addresses"))["ban"])
 
 
 def test_the_rule_works_and_the_keys_are_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

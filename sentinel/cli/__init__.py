@@ -197,6 +197,12 @@ def _config_options(config: argparse.ArgumentParser) -> None:
     check.add_argument("file", nargs="?", default="/etc/sentinel/sentinel.yaml", metavar="FILE")
 
 
+def _notify_options(notify: argparse.ArgumentParser) -> None:
+    commands = notify.add_subparsers(dest="notify_command", metavar="test", required=True, parser_class=_Parser)
+    test = commands.add_parser("test", help="send a trial notice to each target, and say what became of it")
+    test.add_argument("--config", default="/etc/sentinel/sentinel.yaml", metavar="FILE", help="default: /etc/sentinel/sentinel.yaml")
+
+
 _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "run": ("the daemon: follow logs, detect, export metrics, respond", _run_options),
     "replay": ("the same on finished logs", _replay_options),
@@ -206,6 +212,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "rules": ("check rules, run their tests", _rules_options),
     "locks": ("the lock journal, and doing or undoing one by hand", _locks_options),
     "queue": ("one culprit's mail in Postfix's queue: list, hold, release, delete", _queue_options),
+    "notify": ("try the targets that notices go to", _notify_options),
     "config": ("check a configuration file", _config_options),
 }
 

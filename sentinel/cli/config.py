@@ -7,6 +7,8 @@ import argparse
 from sentinel.cli import EXIT_OK
 from sentinel.config import load_config
 from sentinel.errors import UserError
+from sentinel.respond.ban import check_rules
+from sentinel.respond.targets import targets_of
 from sentinel.wiring import engine_of, locker_of
 
 
@@ -15,6 +17,9 @@ def main(arguments: argparse.Namespace) -> int:
     try:
         engine = engine_of(config)
         locker = locker_of(config)
+        targets = targets_of(config)
+        if config.ban is not None:
+            check_rules(config.ban, [rule.name for rule in engine.rules])
     except UserError as error:
         raise UserError(f"{arguments.file}: {error}") from None
     if locker is not None:
@@ -24,4 +29,8 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"  {len(engine.rules)} rules; policy: {config.policy.mode}, lock at a score of {config.policy.lock_at:g}")
     if config.database is not None:
         print(f"  locks by the preset {config.database.preset}")
+    if targets:
+        print(f"  tells {', '.join(target.name for target in targets)}; try them with: sentinel notify test --config {arguments.file}")
+    if config.ban is not None:
+        print(f"  bans addresses by {config.ban.by}, for {', '.join(config.ban.rules)}")
     return EXIT_OK

@@ -21,6 +21,8 @@ from sentinel.respond.locks import LockError
 from sentinel.respond.presets import STATEMENTS, Preset, load_preset, preset_names
 from sentinel.respond.responder import list_locks, lock_by_hand, protect, protected, resume, unlock_by_hand, unprotect
 from sentinel.respond.response import Facts
+from sentinel.respond.targets import targets_of
+from sentinel.respond.telling import Teller
 from sentinel.state import State
 from sentinel.wiring import locker_of, remembered_messages, response_of
 
@@ -53,7 +55,7 @@ def main(arguments: argparse.Namespace) -> int:
                 unprotect(state, arguments.account, arguments.why)
                 print(f"{plain(arguments.account)} is protected no more")
             case "resume":
-                if not resume(state, arguments.why):
+                if not resume(state, arguments.why, teller=_teller(state, config, arguments)):
                     print("the breaker was not open")
                     return EXIT_OK
                 print("the breaker is closed; policy may lock again")
@@ -67,7 +69,8 @@ def _act(state: State, config: Config | None, arguments: argparse.Namespace) -> 
     response = response_of(config) if config else None
     try:
         if arguments.locks_command == "unlock":
-            action = unlock_by_hand(state, arguments.account, arguments.why, locker, response=response)
+            teller = _teller(state, config, arguments)
+            action = unlock_by_hand(state, arguments.account, arguments.why, locker, response=response, teller=teller)
         else:
             expires = _until(arguments.for_)
             facts = None
@@ -87,6 +90,11 @@ def _act(state: State, config: Config | None, arguments: argparse.Namespace) -> 
         print(f"    mail that is on hold stays there; look at it: sentinel queue list --account {plain(action.account)}", file=sys.stderr)
     failed = any(step.state == "failed" or (step.attempts and step.state == "pending") for step in steps)
     return EXIT_OK if action.state == "done" and not failed else EXIT_FOUND
+
+
+def _teller(state: State, config: Config | None, arguments: argparse.Namespace) -> Teller | None:
+    """For notices that end what was told before; a running daemon sends them."""
+    return Teller(state, targets_of(config), config.policy.lock_at, arguments.config) if config is not None and config.notify else None
 
 
 def _until(given: str | None) -> float | None:

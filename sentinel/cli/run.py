@@ -13,7 +13,7 @@ _OF_THE_FILE = ("log", "state", "database", "preset", "enforce", "listen", "rule
 
 
 def main(arguments: argparse.Namespace) -> int:
-    Daemon(_config(arguments), from_start=arguments.from_start).run()
+    Daemon(_config(arguments), from_start=arguments.from_start, config_path=arguments.config).run()
     return EXIT_OK
 
 

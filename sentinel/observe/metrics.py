@@ -38,8 +38,9 @@ _OTHER = "other"
 OUTCOMES = ("event", "ignored", "unparsed", "repeated")
 CLASSES = CLASS_NAMES[1:]
 # As respond/responder.py has them.
-ACTIONS = ("lock", "unlock", "notify")
+ACTIONS = ("lock", "unlock", "notify", "flush", "map", "unmap", "kick", "smtpd", "hold", "hold-late", "ban")
 RESULTS = ("simulated", "done", "failed", "refused")
+NOTICE_RESULTS = ("sent", "failed", "retried")
 TABLES = ("messages", "window_keys", "window_events", "evidence")
 """What has a limit: open messages, keys of windows, events in windows, evidence lines."""
 EVENTS = tuple(dict.fromkeys((form.kind, service) for form in FORMS if form.kind != _OTHER for service in form.services))
@@ -117,8 +118,23 @@ METRICS = (
         "sentinel_actions_total",
         "counter",
         ("action", "result"),
-        "What policy did. failed: the account is still open, lock it by hand. refused: a limit or a protected account "
-        "stood in the way, see sentinel locks list. simulated: it would have been done in mode enforce.",
+        "What policy did, and what followed a lock. failed: the account is still open, lock it by hand; of a step, see "
+        "sentinel locks list. refused: a limit or a protected account stood in the way. simulated: it would have been "
+        "done in mode enforce.",
+    ),
+    Spec(
+        "sentinel_breaker_open",
+        "gauge",
+        (),
+        "1 while policy locks nobody because too many accounts reached the score at once. Look at whose they are, then close it: "
+        "sentinel locks resume.",
+    ),
+    Spec(
+        "sentinel_notices_total",
+        "counter",
+        ("target", "result"),
+        "Notices by target. failed: it was given up, and nobody was told there. retried: the target did not take it yet; "
+        "try it with sentinel notify test.",
     ),
     Spec(
         "sentinel_locked_accounts",
@@ -283,6 +299,8 @@ class Metrics:
             "sentinel_account_score": scores,
             "sentinel_series_dropped_total": {(): dropped},
             "sentinel_actions_total": _counted(itertools.product(ACTIONS, RESULTS), now.actions),
+            "sentinel_breaker_open": {(): float(now.breaker)},
+            "sentinel_notices_total": _counted(itertools.product(self._status.targets, NOTICE_RESULTS), now.notices),
             "sentinel_locked_accounts": {(): len(now.locked)},
             "sentinel_source_lag_bytes": self._by_source(now.lag),
             "sentinel_last_event_timestamp_seconds": self._by_source(now.last_event),

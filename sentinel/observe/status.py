@@ -32,6 +32,10 @@ class Snapshot:
     """(rule, severity) → detections since the start."""
     actions: Mapping[tuple[str, str], int] = field(default_factory=_nothing)
     """(action, result) → how often since the start."""
+    notices: Mapping[tuple[str, str], int] = field(default_factory=_nothing)
+    """(target, sent | failed | retried) → how often since the start."""
+    breaker: bool = False
+    """Policy locks nobody any more, until somebody closes the breaker."""
     scores: Mapping[str, float] = field(default_factory=_nothing)
     """Account → its points now."""
     locked: Sequence[str] = ()
@@ -65,6 +69,7 @@ class Status:
     ``sources``: the logs as configured. ``rules``: (name, severity) of each. ``detections``: the newest so many, newest
     last, as in the contract. ``locks``: the open locks as JSON-ready mappings, oldest first. Both are called from HTTP
     threads and may raise UserError. ``lock_total``: the score at which policy acts.
+    ``targets``: names of those that notices go to.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class Status:
         locks: Callable[[], Sequence[Mapping[str, Any]]],
         mode: str = "observe",
         lock_total: float = 10.0,
+        targets: Sequence[str] = (),
     ) -> None:
         self.sources = tuple(sources)
         self.rules = tuple(rules)
@@ -83,6 +89,7 @@ class Status:
         self.locks = locks
         self.mode = mode
         self.lock_total = lock_total
+        self.targets = tuple(targets)
         self.started = time.time()
         """Wall clock, seconds since the epoch."""
         self.baseline: Mapping[str, Any] = {}

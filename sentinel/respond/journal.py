@@ -130,8 +130,10 @@ class Superseded(Exception):
 class Journal:
     """The actions in a :class:`State`. Any thread and several processes may use it at the same time."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, listener: Callable[[str, Action], None] | None = None) -> None:
+        """``listener`` is called with each change of an action (decided, tried, settled, closed), inside the transaction that makes it."""
         self.state = state
+        self._listener = listener
 
     # writing
 
@@ -412,6 +414,8 @@ class Journal:
             },
             now,
         )
+        if self._listener is not None:
+            self._listener(event, action)
 
     def _note_step(self, action: Action, step: Step, result: str, now: float, done: Done, error: str | None = None) -> None:
         chain.append(
@@ -510,6 +514,15 @@ class Journal:
             others_lately=others,
             breaker=breaker[0] if breaker else None,
         )
+
+    def wanted(self, since: float) -> list[str]:
+        """Accounts that policy has wanted to lock since then, the newest first."""
+        rows = self.state.query(
+            "SELECT account FROM actions WHERE action = 'lock' AND by = 'policy' AND state != 'simulated' AND created > ? "
+            "GROUP BY account_key ORDER BY max(seq) DESC",
+            (since,),
+        )
+        return [account for (account,) in rows]
 
     def expired(self, now: float) -> list[Action]:
         """Locks whose time is over and that nobody undoes yet."""

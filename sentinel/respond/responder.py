@@ -29,9 +29,10 @@ from sentinel.respond.journal import Action, Done, Journal, Step, Superseded
 from sentinel.respond.locks import Locker, LockError, LockFailed, LockRefused, LockTrouble, LockUnavailable
 from sentinel.respond.policy import Policy, printable, protecting_pattern
 from sentinel.respond.response import STEPS, Facts, Response, Session, StepError
+from sentinel.respond.telling import Teller
 from sentinel.state import State
 
-ACTIONS = ("lock", "unlock", "notify", *(step for step in STEPS if step != "verify"))
+ACTIONS = ("lock", "unlock", "notify", *(step for step in STEPS if step != "verify"), "ban")
 RESULTS = ("simulated", "done", "failed", "refused")
 INEFFECTIVE = "lock-ineffective"
 
@@ -67,6 +68,7 @@ class Responder:
         *,
         response: Response | None = None,
         open_messages: Callable[[str], OpenMessages | None] | None = None,
+        teller: Teller | None = None,
         on_action: Callable[[Action], None] | None = None,
         first_pause_seconds: float = 1.0,
         longest_pause_seconds: float = 60.0,
@@ -79,7 +81,8 @@ class Responder:
             raise UserError("policy.mode is enforce, but there is no database to lock accounts in; add a database section or --database")
         self.state = state
         self.mode: Mode = settings.mode
-        self.journal = Journal(state)
+        self._teller = teller
+        self.journal = Journal(state, teller.action if teller else None)
         self.policy = Policy(settings)
         self.results: Counter[tuple[str, str]] = Counter({(action, result): 0 for action in ACTIONS for result in RESULTS})
         self.on_action = [on_action] if on_action else []
@@ -150,7 +153,10 @@ class Responder:
             self._left_alone[account_key(account)] = account
         if decision.trips and self.journal.open_breaker(decision.trips, now):
             _log.critical("the breaker is open, policy locks nobody any more: %s; close it with: sentinel locks resume", decision.trips)
-            new += self._refuse_waiting(lambda _: f"breaker: {decision.trips}")
+            stopped = self._refuse_waiting(lambda _: f"breaker: {decision.trips}")
+            if self._teller is not None:
+                self._teller.breaker_opened(decision.trips, self.journal.wanted(now - settings.breaker.span), now)
+            new += stopped
         return new
 
     def _announce(self, actions: Iterable[Action]) -> None:
@@ -206,6 +212,8 @@ class Responder:
                 if step.step == "verify":
                     self.journal.step_tried(step, lock, detection.description, now, due=None)
             self.journal.want(lock, self._response.meanwhile(now), now)
+            if self._teller is not None:
+                self._teller.ineffective(detection, lock)
         self._wake_up()
         return [detection]
 
@@ -624,6 +632,7 @@ def unlock_by_hand(
     now: Callable[[], float] = time.time,
     *,
     response: Response | None = None,
+    teller: Teller | None = None,
 ) -> Action:
     """Undoes the lock of an account: its columns hold again what they held before. Policy counts only what happens
     later, and leaves the account alone for a while.
@@ -632,7 +641,7 @@ def unlock_by_hand(
     ours.
     """
     _check_given(account)
-    journal = Journal(state)
+    journal = Journal(state, teller.action if teller else None)
     with state.transaction():
         lock = journal.open_lock(account)
         if lock is None:
@@ -664,9 +673,18 @@ def _take_steps_of(journal: Journal, response: Response | None, action: Action, 
             take_step(journal, response, action, step, facts, now, lambda attempts: 1.0)
 
 
-def resume(state: State, why: str, now: Callable[[], float] = time.time) -> bool:
+def resume(state: State, why: str, now: Callable[[], float] = time.time, *, teller: Teller | None = None) -> bool:
     """Closes the breaker: policy may lock again. False when it was not open."""
-    return Journal(state).close_breaker(why, now())
+    journal = Journal(state)
+    with state.transaction():
+        opened = journal.breaker()
+        if opened is None:
+            return False
+        moment = now()
+        journal.close_breaker(why, moment)
+        if teller is not None:
+            teller.breaker_closed(why, opened[1], moment)
+    return True
 
 
 def protected(state: State) -> list[str]:

@@ -98,3 +98,24 @@ def test_password_is_never_shown(config: Path, sentinel: Run) -> None:
 def test_file_that_is_not_there(config: Path, sentinel: Run) -> None:
     sentinel("config", "check", config).refused(str(config), "no such file")
     sentinel("config", "check", config.parent).refused(str(config.parent), "directory")
+
+
+def test_targets_and_bans(config: Path, tmp_path: Path, sentinel: Run) -> None:
+    (tmp_path / "url").write_text("https://hooks.example.net/s3cret\n", encoding="utf-8")
+    good = f"log: x\nnotify: [{{kind: webhook, format: slack, url_file: {tmp_path}/url}}]\n"
+    config.write_text(f"{good}ban: {{by: nftables}}\n", encoding="utf-8")
+    done = sentinel("config", "check", config)
+    assert (done.code, done.err) == (0, "")
+    assert "tells slack; try them with: sentinel notify test" in done.out
+    assert "bans addresses by nftables, for auth-bruteforce-ip" in done.out
+    assert "s3cret" not in done.out
+    config.write_text(f"{good}ban: {{by: nftables, rules: auth-brutforce-ip}}\n", encoding="utf-8")
+    done = sentinel("config", "check", config)
+    assert (done.code, done.err) == (
+        2,
+        f'sentinel: {config}: ban.rules: there is no rule auth-brutforce-ip; did you mean "auth-bruteforce-ip"?\n',
+    )
+    config.write_text("log: x\nnotify: [{kind: webhook, url_file: /nowhere/url}]\n", encoding="utf-8")
+    done = sentinel("config", "check", config)
+    assert done.code == 2
+    assert "notify[1].url_file /nowhere/url cannot be read: No such file or directory" in done.err

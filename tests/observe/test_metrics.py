@@ -32,6 +32,8 @@ CONTRACT = {
     "sentinel_account_score": ("gauge", {"sasl_username"}),
     "sentinel_series_dropped_total": ("counter", set()),
     "sentinel_actions_total": ("counter", {"action", "result"}),
+    "sentinel_breaker_open": ("gauge", set()),
+    "sentinel_notices_total": ("counter", {"target", "result"}),
     "sentinel_locked_accounts": ("gauge", set()),
     "sentinel_source_lag_bytes": ("gauge", {"source"}),
     "sentinel_last_event_timestamp_seconds": ("gauge", {"source"}),
@@ -98,8 +100,12 @@ def test_known_label_values_are_there_from_the_start_and_0() -> None:
     assert values(families["sentinel_active_detections"]) == {(name,): 0 for name, _ in RULES}
     assert values(families["sentinel_window_keys"]) == {(name,): 0 for name, _ in RULES}
     assert values(families["sentinel_actions_total"]) == {
-        (action, result): 0 for action in ("lock", "unlock", "notify") for result in ("simulated", "done", "failed", "refused")
+        (action, result): 0
+        for action in ("lock", "unlock", "notify", "flush", "map", "unmap", "kick", "smtpd", "hold", "hold-late", "ban")
+        for result in ("simulated", "done", "failed", "refused")
     }
+    assert values(families["sentinel_breaker_open"]) == {(): 0}
+    assert values(families["sentinel_notices_total"]) == {(result, "pager"): 0 for result in ("sent", "failed", "retried")}
     assert values(families["sentinel_evictions_total"]) == {
         (table,): 0 for table in ("messages", "window_keys", "window_events", "evidence")
     }

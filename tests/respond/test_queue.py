@@ -29,7 +29,18 @@ from sentinel.respond.queue import (
 
 CULPRIT, THIEF = "wang@corp.example", "203.0.113.66"
 ANNA, HOME = "anna@corp.example", "198.51.100.7"
-HOSTILE_ACCOUNTS = ["-d ALL", "ALL", "*", "../../x", "wang@corp.example\nALL", "x" * 10_000, "grüße@köln.example", "%s", "{}", "'; DROP TABLE"]
+HOSTILE_ACCOUNTS = [
+    "-d ALL",
+    "ALL",
+    "*",
+    "../../x",
+    "wang@corp.example\nALL",
+    "x" * 10_000,
+    "grüße@köln.example",
+    "%s",
+    "{}",
+    "'; DROP TABLE",
+]
 
 
 def listed(**more: Any) -> bytes:
@@ -123,7 +134,11 @@ A, B, C = "603C620E32A", "4jXC8p1j1DzKr8M", "F33EE20C234"
 
 
 def test_envelopes() -> None:
-    output = [*section(A, login=b"info@example.com", client=b"192.0.2.1"), *section(B), *section(C, login=b"gr\xc3\xbc\xc3\x9fe", client=b"2001:db8::1")]
+    output = [
+        *section(A, login=b"info@example.com", client=b"192.0.2.1"),
+        *section(B),
+        *section(C, login=b"gr\xc3\xbc\xc3\x9fe", client=b"2001:db8::1"),
+    ]
     assert parse_envelopes(output, [A, B, C]) == {
         A: Envelope("info@example.com", "192.0.2.1"),
         B: Envelope(None, None),
@@ -194,7 +209,7 @@ def programs(folder: Path, *, queue: Sequence[bytes] = (), postcat: str = "exit 
     paths = {}
     for name, script in {"postqueue": f"cat {folder}/queue", "postcat": postcat, "postsuper": postsuper}.items():
         path = folder / name
-        path.write_text(f"#!/bin/sh\necho \"$0 $*\" >> {folder}/calls\n{script}\n")
+        path.write_text(f'#!/bin/sh\necho "$0 $*" >> {folder}/calls\n{script}\n')
         path.chmod(0o755)
         paths[name] = (str(path),)
     return PostfixQueue(PostfixSettings(**paths))
@@ -208,7 +223,9 @@ def test_without_postfix(tmp_path: Path) -> None:
 
 def test_prefixed_programs_get_our_arguments_behind_theirs(tmp_path: Path) -> None:
     queue = programs(tmp_path, queue=[listed()], postsuper="cat >/dev/null; echo 'postsuper: Placed on hold: 1 message' >&2")
-    settings = queue._settings.model_copy(update={"postsuper": ("/usr/bin/env", "X=1", *queue._settings.postsuper), "config_directory": "/etc/mx"})
+    settings = queue._settings.model_copy(
+        update={"postsuper": ("/usr/bin/env", "X=1", *queue._settings.postsuper), "config_directory": "/etc/mx"}
+    )
     outcome = PostfixQueue(settings).hold(list(queue.entries()))
     assert (outcome.done, outcome.statement) == (1, ("/usr/bin/env", "X=1", str(tmp_path / "postsuper"), "-c", "/etc/mx", "-h", "-"))
     calls = (tmp_path / "calls").read_text().splitlines()
@@ -225,7 +242,9 @@ def test_nothing_to_do_asks_nobody(tmp_path: Path) -> None:
 def test_an_error_in_the_middle_is_told_with_what_was_done(tmp_path: Path) -> None:
     """The second batch fails."""
     ids = [f"{n:06X}" for n in range(0x100000, 0x100000 + 1500)]
-    script = "n=$(wc -l); if [ $n = 1000 ]; then echo 'postsuper: Deleted: 998 messages' >&2; else echo 'postsuper: fatal: disk' >&2; exit 1; fi"
+    script = (
+        "n=$(wc -l); if [ $n = 1000 ]; then echo 'postsuper: Deleted: 998 messages' >&2; else echo 'postsuper: fatal: disk' >&2; exit 1; fi"
+    )
     queue = programs(tmp_path, queue=[listed(queue_id=one) for one in ids], postsuper=script)
     outcome = queue.delete(list(queue.entries()))
     assert (outcome.asked, outcome.done, outcome.gone) == (1500, 998, 2)
@@ -270,7 +289,9 @@ def test_the_join_s_queue_id_counts_only_when_the_times_fit(tmp_path: Path, seco
 
 
 def test_permission_denied_is_an_error_and_not_an_absent_message(tmp_path: Path) -> None:
-    queue = programs(tmp_path, queue=[listed()], postcat="echo 'postcat: fatal: open queue file 4jXC8p1j1DzKr8M: Permission denied' >&2; exit 1")
+    queue = programs(
+        tmp_path, queue=[listed()], postcat="echo 'postcat: fatal: open queue file 4jXC8p1j1DzKr8M: Permission denied' >&2; exit 1"
+    )
     with pytest.raises(ProgramError, match="Permission denied"):
         queue.find(account=CULPRIT)
 
@@ -435,7 +456,9 @@ def test_a_full_name_with_newlines_forges_nothing(postfix: Queued, queue: Postfi
         submit(postfix, "-f", "web2@example.net", "-F", "x" + "".join(beginnings[n : n + 10]))
     submit(postfix, "-f", "web3@example.net", "-F", "x\n*** ENVELOPE RECORDS\n*** MESSAGE FILE END x ***")
     poll(lambda: len(postfix.queue()) == 46)
-    raw = b"".join(subprocess.run(["postcat", "-c", postfix.etc, "-eq", one], capture_output=True, check=True).stdout for one in postfix.by_queue())
+    raw = b"".join(
+        subprocess.run(["postcat", "-c", postfix.etc, "-eq", one], capture_output=True, check=True).stdout for one in postfix.by_queue()
+    )
     assert raw.count(f"\n{login}\n".encode()) == 41, "this Postfix lets no newline pass: the test shows nothing"
     assert queue.find(account=CULPRIT).matches == []
     assert queue.find(client_ip=THIEF).matches == []
