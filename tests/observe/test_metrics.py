@@ -61,7 +61,7 @@ SPAM = b"".join(
 
 
 def new_status() -> Status:
-    return Status(sources=[LOG], rules=RULES, detections=lambda limit: [], locks=list)
+    return Status(sources=[LOG], rules=RULES, detections=lambda limit: [], locks=list, targets=["pager"])
 
 
 def scrape(metrics: Metrics) -> dict[str, Metric]:
