@@ -8,7 +8,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-MODULES = ("maillog._symbols", "maillog._scan", "track._join", "detect._windows")
+MODULES = ("maillog._symbols", "maillog._scan", "track._clients", "track._join", "detect._windows")
 
 
 class BuildExt(build_ext):

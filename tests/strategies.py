@@ -171,6 +171,8 @@ _dovecot = st.one_of(
                 "Disconnected: Connection closed (auth failed, 1 attempts)",
                 "Login aborted: Connection closed (auth failed, 1 attempts in 2 secs) (auth_failed)",
                 "Disconnected (no auth attempts in 0 secs)",
+                "Disconnected: Connection closed (auth service reported temporary failure)",
+                "Disconnected: Auth process broken (disconnected before auth was ready, waited 1 secs)",
             )
         ),
         st.one_of(words, texts),
@@ -187,13 +189,26 @@ _dovecot = st.one_of(
                 "auth-worker(123): ",
                 "auth-worker(12): conn unix:auth-worker (pid=919,uid=112): auth-worker<1>: ",
                 "auth-worker(12): Info: conn unix:auth-worker (pid=919,uid=112): auth-worker<1>: ",
+                *("auth: Error: ", "auth-worker(12): Error: ", "auth-worker(12): sql(x): Error: ", "auth: Error: Info: "),
+                "auth-worker(12): Error: conn unix:auth-worker (pid=919,uid=112): auth-worker<1>: ",
             )
         ),
         st.sampled_from(("passwd-file", "pam", "sql", "cram-md5", "SQL")),
         st.one_of(words, texts),
         ips,
         st.sampled_from(("", ",<ab/c>")),
-        st.one_of(st.just("Password mismatch"), st.just("unknown user"), texts),
+        st.one_of(
+            st.sampled_from(("Password mismatch", "unknown user", "Not connected to database", "Password query failed: FATAL: x")), texts
+        ),
+    ),
+    st.builds(
+        "auth{}: Error: {}: {}{}".format,
+        st.sampled_from(("", "-worker(12)", "-worker(12): sql(x)")),
+        st.sampled_from(("mysql(db)", "pgsql(192.0.2.1,192.0.2.2)", "sqlite(/a b)", "LDAP", "auth worker", "auth-worker", "mysql(a): b)")),
+        st.sampled_from(
+            ("Connect failed to database (mail)", "Aborted PASSV request for ", "Can't connect to server: ldap://x", "Query failed", "")
+        ),
+        texts,
     ),
     texts.map("imap(x): Error: {}".format),
 )

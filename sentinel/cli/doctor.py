@@ -22,7 +22,7 @@ _COLUMNS = ("PROVIDER", "ADDRESS", "LIST", "SINCE", "LAST REFUSED", "SERVER")
 
 
 def main(arguments: argparse.Namespace) -> int:
-    rules = RuleSet(rule for rule in load_rules(arguments.rules or None) if rule.ending is not None)
+    rules = RuleSet(rule for rule in load_rules(arguments.rules or None) if rule.ending is not None and rule.on == ("delivery",))
     if not rules:
         raise UserError('--rules: no rule there has "until", so none tells how long a block lasts; name rules/default.yaml too')
     engine = Engine(rules, replies=load_replies(arguments.replies), timezone=zone(arguments.timezone), year=arguments.year)

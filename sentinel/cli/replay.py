@@ -149,6 +149,10 @@ def _summary(engine: Engine, merge: Merge, policy: Policy, totals: dict[str, tup
     for path in merge.ahead:
         out.append(f"{plain(path)}: its dates run past the time when it was last written; give the year of its first line with --year")
     for episode in engine.lasting():
+        if "provider" not in episode.subject:
+            who_else = ", ".join(filter(None, episode.subject.values()))
+            out.append(plain(f"{episode.rule} of {who_else} since {format_time(episode.since)}"))
+            continue
         who = {"blocked_ip": "", "provider": "", "dnsbl": "", **episode.subject}
         on = f" on the list {who['dnsbl']}" if who["dnsbl"] else ""
         by = f" (so a host of {episode.told_by} says)" if episode.told_by else ""

@@ -1,13 +1,14 @@
 """Exact sliding windows over attributed rows, and the rules' conditions.
 
 For each rule and key the events of ``(now - window, now]`` are kept and their measure with them: ``count``, ``sum``, ``distinct`` (by the
-latest time of each item) or ``ratio``. A row that syslog has folded (``repeat``) weighs as much as the lines it stands for. ``now`` is the watermark, the latest event time seen. An event that comes late by up to
+latest time of each item), ``ratio``, or ``share``: of different items those whose latest event is a hit. A row that syslog has folded (``repeat``) weighs as much as the lines it stands for. ``now`` is the watermark, the latest event time seen. An event that comes late by up to
 ``LATENESS`` is put in its place; a later one is counted and left out. If ``SET_BACK`` lines in a row are late, the clock was set back (or logs
 were joined in the wrong order): the watermark follows and the windows begin anew.
 
 A rule fires when the measure is at or above its threshold and the key is not in an episode already; the episode is over when the
 measure, without the new event, is below the release level; the next one is reported ``cooldown`` after the last at the earliest. An episode
-of a rule with ``until`` lasts, however long, until an event of that kind comes from the same server and the same answering host's provider.
+of a rule with ``until`` lasts, however long, until an event of that kind comes: for deliveries, from the same server and the same answering host's
+provider; for others, with the same key while the measure is below the release level.
 
 Limits, each with a count of evictions: keys a rule (the one not seen for longest goes), events a key (the oldest goes: the measure is then
 too small, never too large), evidence lines in all (the key that began first goes).
@@ -19,8 +20,8 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from sentinel.maillog._scan cimport (CLIENT_IP, DELIVERY, EventBatch, HOST, N_KINDS, PEER_HOST, PEER_IP, RECIPIENT,
-    RELAY_HOST, RELAY_IP, LINKED_QUEUE_ID, MESSAGE_ID, REPLY, REPLY_CODE, Row, SASL_USERNAME, SENDER, STATUS, QUEUE_ID, status_length,
+from sentinel.maillog._scan cimport (ACCEPTED, ACTION, AUTH_FAILED, AUTH_SUCCESS, CLIENT_IP, DELIVERY, EventBatch, HOST, N_KINDS, PEER_HOST, PEER_IP, RECIPIENT,
+    RELAY_HOST, RELAY_IP, LINKED_QUEUE_ID, MESSAGE_ID, REPLY, REPLY_CODE, Row, SASL_USERNAME, SENDER, SERVER_FAULT_START, STATUS, QUEUE_ID, status_length,
     status_word, text_of)
 from sentinel.maillog._symbols cimport ABSENT, Symbols, sentinel_hash
 from sentinel.track._join cimport Networks, Tracker
@@ -62,6 +63,9 @@ cdef enum:
     F_DNSBL
     F_BLOCKED_IP
     F_SUSPENDED
+    F_KNOWN_CLIENT
+    F_LOGIN_RESULT
+    F_LOGIN
 
 # What of a message is kept beside its line: what "related" is drawn from.
 cdef enum:
@@ -72,7 +76,11 @@ cdef enum:
     C_PRESENT, C_LIKE, C_MASK, C_RANGE
 
 cdef enum:
-    M_COUNT, M_SUM, M_DISTINCT, M_RATIO
+    M_COUNT, M_SUM, M_DISTINCT, M_RATIO, M_SHARE
+
+# How a login went: the words of the condition "login_result", in their order there.
+cdef enum:
+    L_NONE, L_SUCCEEDED, L_FAILED, L_FAILED_KNOWN, L_SERVER_FAULT
 
 TOLD_BY = b"\x01"
 """In a key, between a provider that a reply's text names and whose host wrote it."""
@@ -98,9 +106,12 @@ FIELD_NUMBERS = {
     "dnsbl": F_DNSBL,
     "blocked_ip": F_BLOCKED_IP,
     "suspended": F_SUSPENDED,
+    "known_client": F_KNOWN_CLIENT,
+    "login_result": F_LOGIN_RESULT,
+    "login": F_LOGIN,
 }
 CONDITIONS = {"present": C_PRESENT, "like": C_LIKE, "mask": C_MASK, "range": C_RANGE}
-MEASURES = {"count": M_COUNT, "sum": M_SUM, "distinct": M_DISTINCT, "ratio": M_RATIO}
+MEASURES = {"count": M_COUNT, "sum": M_SUM, "distinct": M_DISTINCT, "ratio": M_RATIO, "share": M_SHARE}
 
 cdef struct Pattern:
     const char *text
@@ -118,7 +129,7 @@ cdef struct Condition:
 cdef struct Entry:
     int64_t time
     int32_t weight
-    int32_t item        # distinct: the text's number; ratio: the weight of what is counted as hit
+    int32_t item        # distinct, share: the text's number; ratio: the weight of what is counted as hit. A share's weight is 1 for a hit
 
 cdef struct Key:
     int32_t symbol
@@ -135,6 +146,7 @@ cdef struct Rule:
     uint32_t kinds, then, until
     int32_t where, n_where
     int32_t until_where, n_until_where
+    uint8_t until_key   # what ends an episode has its key; else its server and answerer
     int64_t quiet       # an episode with "until" ends when mail passes and this long nothing has been refused
     int32_t then_where, n_then_where
     int32_t of, n_of
@@ -146,7 +158,7 @@ cdef struct Rule:
     int32_t item
     int64_t window, cooldown
     double threshold, release, warm
-    int64_t at_least
+    int64_t at_least, hits
     int32_t max_keys, max_entries
     # running
     Key *keys
@@ -681,7 +693,7 @@ cdef class Windows:
     cdef Pattern *patterns
     cdef list keep
     cdef list maps          # rule -> IntMap: key's text number -> slot
-    cdef list items         # rule -> IntMap: (slot, item) -> latest time, for distinct
+    cdef list items         # rule -> IntMap: (slot, item) -> latest time, for distinct; twice that and whether it was a hit, for share
     cdef int32_t by_kind[16][N_ORIGINS][64]      # rules that a row may concern, by its kind and origin
     cdef int32_t by_kind_size[16][N_ORIGINS]
     cdef readonly int64_t now
@@ -775,6 +787,7 @@ cdef class Windows:
             c = self.add_conditions(spec["then_where"], c, &p)
             rule.until = spec["until"]
             rule.quiet = spec["quiet"]
+            rule.until_key = rule.until != 0 and rule.until != 1 << DELIVERY
             rule.until_where, rule.n_until_where = <int32_t> c, len(spec["until_where"])
             c = self.add_conditions(spec["until_where"], c, &p)
             rule.of, rule.n_of = <int32_t> c, len(spec["of"])
@@ -797,6 +810,7 @@ cdef class Windows:
             rule.release = spec["release"]
             rule.warm = spec["warm"]
             rule.at_least = spec["at_least"]
+            rule.hits = spec["hits"]
             rule.max_keys = spec["max_keys"]
             rule.max_entries = spec["max_entries"]
             rule.free_list = rule.oldest = rule.newest = ABSENT
@@ -912,6 +926,8 @@ cdef class Windows:
                 return n[0] > 0
             elif field == F_UID:
                 return self.decimal(row.number[6], p, n)
+            elif field == F_LOGIN:
+                symbol = self.login(row, line)
             elif F_REPLY_SUB <= field <= F_BLOCKED_IP:
                 return self.said_text(row, line, 2 if field == F_REPLY_SUB else field - F_DNSBL, p, n)
             if symbol < 0:
@@ -975,6 +991,8 @@ cdef class Windows:
             return self.symbols.fold(row.sender)
         if field == F_PROVIDER:
             return self.provider(row, line)
+        if field == F_LOGIN:
+            return self.login(row, line)
         if not self.text(row, line, field, &p, &n):
             return ABSENT
         # The next rule finds what this one has looked up.
@@ -987,6 +1005,28 @@ cdef class Windows:
         if field == QUEUE_ID or field == LINKED_QUEUE_ID or field == MESSAGE_ID:
             return self.symbols.intern(p, n)
         return self.symbols.fold(self.symbols.intern(p, n))
+
+    cdef int login_result(self, Row *row) noexcept:
+        """How a login went, L_NONE for what is none."""
+        if row.text[ACTION].start == SERVER_FAULT_START:
+            return L_SERVER_FAULT
+        if row.kind == AUTH_FAILED:
+            return L_FAILED_KNOWN if row.known else L_FAILED
+        return L_SUCCEEDED if row.kind == AUTH_SUCCESS or row.kind == ACCEPTED and row.text[SASL_USERNAME].start else L_NONE
+
+    cdef int32_t login(self, Row *row, const char *line) except -2:
+        """Whose login it is: the account's where it logs in from there or has done so before, else the client's; the server's own where none is
+        told. So one client that fails counts as one, whatever names it makes up.
+        """
+        cdef int result = self.login_result(row)
+        cdef int32_t symbol = ABSENT
+        if result == L_NONE:
+            return ABSENT
+        if row.known or result == L_SUCCEEDED:
+            symbol = self.symbol(row, line, SASL_USERNAME)
+        if symbol < 0:
+            symbol = self.symbol(row, line, CLIENT_IP)
+        return symbol if symbol >= 0 else self.symbols.intern(b"", 0)
 
     cdef int64_t host_provider(self, Row *row, const char *line) except -2:
         """Who answered: place in provider_texts << 8 | number among the known providers, or ABSENT."""
@@ -1302,6 +1342,10 @@ cdef class Windows:
                         line + row.text[RELAY_IP].start, row.text[RELAY_IP].length)
                 elif condition.field == F_FORWARDED:
                     value = row.forwarded
+                elif condition.field == F_KNOWN_CLIENT:
+                    value = row.known
+                elif condition.field == F_LOGIN_RESULT:
+                    value = self.login_result(row)
                 else:
                     value = self.sender_owned(row, line)
                 yes = condition.mask >> value & 1
@@ -1384,7 +1428,10 @@ cdef class Windows:
                 if rule.then >> kind & 1 and self.holds(row, line, rule.then_where, rule.n_then_where):
                     self.follow(r, rule, row, line)
                 if rule.active and rule.until >> kind & 1 and self.holds(row, line, rule.until_where, rule.n_until_where):
-                    self.pass_again(r, rule, row, line)
+                    if rule.until_key:
+                        self.over(r, rule, row, line)
+                    else:
+                        self.pass_again(r, rule, row, line)
         return 0
 
     cdef int count_delivery(self, Row *row, const char *line) except -1:
@@ -1441,7 +1488,7 @@ cdef class Windows:
         cdef Key *key
         cdef int64_t weight = row.repeat
         cdef double value
-        cdef bint fires
+        cdef bint fires, counts
         if symbol < 0:
             return 0
         if rule.measure == M_SUM:
@@ -1455,6 +1502,11 @@ cdef class Windows:
                 return 0
         elif rule.measure == M_RATIO:
             item = <int32_t> weight if self.holds(row, line, rule.of, rule.n_of) else 0
+        elif rule.measure == M_SHARE:
+            item = self.symbol(row, line, rule.item)
+            if item < 0:
+                return 0
+            weight = self.holds(row, line, rule.of, rule.n_of)
         slot = self.obtain(r, rule, symbol)
         key = &rule.keys[slot]
         self.expire(r, rule, slot)
@@ -1471,9 +1523,13 @@ cdef class Windows:
         if key.active:
             return 0
         fires = rule.then == 0 and value >= rule.threshold and (key.fired == NO_TIME or self.now >= key.fired + rule.cooldown)
-        if fires and rule.until and not self.has_room(r, rule, row, line):
+        if fires and rule.until and not rule.until_key and not self.has_room(r, rule, row, line):
             return 0
-        if item and key.total * 4 >= rule.at_least if rule.measure == M_RATIO else value >= rule.warm:
+        if rule.measure == M_RATIO:
+            counts = item and key.total * 4 >= rule.at_least
+        else:
+            counts = weight and key.hits * 2 >= rule.hits if rule.measure == M_SHARE else value >= rule.warm
+        if counts:
             self.remember(r, key, row, line)
         if fires:
             self.cross(r, rule, key, row, value)
@@ -1527,6 +1583,24 @@ cdef class Windows:
             self.ended(r, self.now, key.fired, [self.kept(row, line).told()], self.symbols.text(key.symbol))
         return 0
 
+    cdef int over(self, int32_t r, Rule *rule, Row *row, const char *line) except -1:
+        """An event that may end the episode of its key: it does where the measure has fallen below the release level."""
+        cdef int32_t symbol = self.key_symbol(rule, row, line)
+        cdef int64_t slot = (<IntMap> self.maps[r]).get(<uint64_t> symbol, -1) if symbol >= 0 else -1
+        cdef Key *key
+        if slot < 0:
+            return 0
+        key = &rule.keys[slot]
+        if not key.active:
+            return 0
+        self.expire(r, rule, <int32_t> slot)
+        if self.level(rule, key) >= rule.release:
+            return 0
+        key.active = 0
+        rule.active -= 1
+        self.ended(r, self.now, key.fired, [self.kept(row, line).told()], self.symbols.text(key.symbol))
+        return 0
+
     cdef Key *lasting_key(self, int32_t r, Rule *rule, int32_t symbol) except NULL:
         cdef int64_t slot = (<IntMap> self.maps[r]).get(<uint64_t> symbol, -1)
         if slot < 0:
@@ -1577,7 +1651,8 @@ cdef class Windows:
 
     cdef int cross(self, int32_t r, Rule *rule, Key *key, Row *row, double value) except -1:
         cdef const char *line = self.batch.base + row.line
-        if rule.until:
+        cdef bint by_answerer = rule.until and not rule.until_key
+        if by_answerer:
             group = (r, self.answerer(row, line))
             symbols = self.lasting.get(group)
             if symbols is None:
@@ -1600,7 +1675,7 @@ cdef class Windows:
             [self.subject(row, line, rule.subject[k]) for k in range(rule.n_subject)],
             [(<Kept> kept).told() for kept in lines if (<Kept> kept).time > since],
             self.symbols.text(key.symbol),
-            self.reply(row, line) if rule.until else None,
+            self.reply(row, line) if by_answerer else None,
         )
         return 0
 
@@ -1766,14 +1841,14 @@ cdef class Windows:
 
     cdef int release(self, int32_t r, Rule *rule, int32_t slot) except -1:
         cdef Key *key = &rule.keys[slot]
-        if rule.measure == M_DISTINCT:
+        if rule.measure == M_DISTINCT or rule.measure == M_SHARE:
             while key.count:
                 self.pop(r, rule, slot)
         if key.warm:
             self.drop_evidence(r, key)
         (<IntMap> self.maps[r]).remove(<uint64_t> key.symbol)
         self.detach(rule, slot)
-        if key.active and rule.until:
+        if key.active and rule.until and not rule.until_key:
             self.no_longer(r, rule, key)
         elif key.active:
             rule.active -= 1
@@ -1795,8 +1870,14 @@ cdef class Windows:
     # --- one window ------------------------------------------------------------------------------------------------------------------
 
     cdef inline double measure(self, Rule *rule, Key *key) noexcept:
-        if rule.measure == M_RATIO:
-            return <double> key.hits / <double> key.total if key.total >= rule.at_least and key.total > 0 else 0.0
+        if rule.measure >= M_RATIO and (key.total < rule.at_least or key.hits < rule.hits):
+            return 0.0
+        return self.level(rule, key)
+
+    cdef inline double level(self, Rule *rule, Key *key) noexcept:
+        """The measure, of however few."""
+        if rule.measure >= M_RATIO:
+            return <double> key.hits / <double> key.total if key.total > 0 else 0.0
         return <double> key.total
 
     cdef void expire(self, int32_t r, Rule *rule, int32_t slot) noexcept:
@@ -1815,6 +1896,12 @@ cdef class Windows:
             if (<IntMap> self.items[r]).get(name, NO_TIME) == entry.time:
                 (<IntMap> self.items[r]).remove(name)
                 key.total -= 1
+        elif rule.measure == M_SHARE:
+            name = (<uint64_t> slot << 32) | <uint32_t> entry.item
+            if (<IntMap> self.items[r]).get(name, NO_TIME) == 2 * entry.time + entry.weight:
+                (<IntMap> self.items[r]).remove(name)
+                key.total -= 1
+                key.hits -= entry.weight
         else:
             key.total -= entry.weight
             if rule.measure == M_RATIO:
@@ -1840,6 +1927,19 @@ cdef class Windows:
             if latest == NO_TIME:
                 key.total += 1
             items.put(name, time)
+        elif rule.measure == M_SHARE:
+            # Of an item only the latest event counts; of one moment, the last that was heard of.
+            items = self.items[r]
+            name = (<uint64_t> slot << 32) | <uint32_t> item
+            latest = items.get(name, NO_TIME)
+            if latest != NO_TIME:
+                if latest >> 1 > time or latest == 2 * time + weight:
+                    return 0
+                key.total -= 1
+                key.hits -= latest & 1
+            key.total += 1
+            key.hits += weight
+            items.put(name, 2 * time + weight)
         else:
             key.total += weight
             if rule.measure == M_RATIO:
@@ -1967,7 +2067,7 @@ cdef class Windows:
             while slot >= 0:
                 key = &rule.keys[slot]
                 self.symbols.mark(key.symbol)
-                if rule.measure == M_DISTINCT:
+                if rule.measure == M_DISTINCT or rule.measure == M_SHARE:
                     for i in range(key.count):
                         self.symbols.mark(key.entries[(key.head + i) & (key.room - 1)].item)
                 slot = key.newer

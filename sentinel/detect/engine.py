@@ -1,8 +1,8 @@
 """The core as one object: chunks of log in, detections out.
 
 No I/O, no clock, no threads. All state that changes is here and in what it holds: for each source a scanner and the bytes of an unfinished
-line; the texts; the open messages; the windows. ``snapshot`` is all of it, and ``restore`` on an engine of the same rules goes on as if
-nothing had been.
+line; the texts; the open messages; the known clients; the windows. ``snapshot`` is all of it, and ``restore`` on an engine of the same
+rules goes on as if nothing had been.
 """
 
 from __future__ import annotations
@@ -445,7 +445,8 @@ class Engine:
             "window_keys": dict(zip(names, windows.keys(), strict=False)),
             "open_messages": tracker.open,
             "unattributed": tracker.unattributed,
-            "evictions": {"messages": tracker.evicted, **windows.evicted()},
+            "known_clients": tracker.clients.size,
+            "evictions": {"messages": tracker.evicted, "known_clients": tracker.clients.evicted, **windows.evicted()},
             "late": windows.late,
             "clock_set_back": windows.set_back,
         }
@@ -456,6 +457,7 @@ class Engine:
         """All state between two chunks, versioned and with a checksum."""
         windows_head, windows, evidence = self._core.windows.snapshot()
         tracker_head, tracker = self._core.tracker.snapshot()
+        clients_head, clients = self._core.tracker.clients.snapshot()
         symbols = self._core.symbols.snapshot()
         head = {
             "rules": self.rules.fingerprint,
@@ -464,18 +466,19 @@ class Engine:
                 for name, stream in self._streams.items()
             },
             "tracker": tracker_head,
+            "clients": clients_head,
             "windows": windows_head,
             "evidence": evidence,
-            "sizes": [len(symbols), len(tracker), len(windows)],
+            "sizes": [len(symbols), len(tracker), len(windows), len(clients)],
         }
         text = json.dumps(head, separators=(",", ":")).encode()
-        body = b"".join((struct.pack("<Q", len(text)), text, symbols, tracker, windows))
+        body = b"".join((struct.pack("<Q", len(text)), text, symbols, tracker, windows, clients))
         return _MAGIC + struct.pack("<I", zlib.crc32(body)) + body
 
     def restore(self, data: bytes) -> bool:
         """Goes on from a snapshot. ValueError if it is damaged or of another version.
 
-        False if it was made with other rules: then the messages are taken over and the windows begin anew.
+        False if it was made with other rules: then messages and known clients are taken over and the windows begin anew.
         """
         prefix = len(_MAGIC) + 4
         if data[: len(_MAGIC)] != _MAGIC or len(data) < prefix + 8:
@@ -493,6 +496,8 @@ class Engine:
         core = self._fresh_core()
         core.symbols.restore(parts[0])
         core.tracker.restore(head["tracker"], parts[1])
+        if "clients" in head:
+            core.tracker.clients.restore(head["clients"], parts[3])
         same_rules: bool = head["rules"] == self.rules.fingerprint
         if same_rules:
             core.windows.restore(head["windows"], parts[2], head["evidence"])

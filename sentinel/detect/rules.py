@@ -23,15 +23,19 @@ SEVERITIES = ("info", "warning", "critical")
 ORIGINS = ("unknown", "login", "client", "local", "internal")
 """Where a message came from: a login, a client without one, pickup on this host, Postfix itself (bounces)."""
 
+LOGIN_RESULTS = ("", "succeeded", "failed", "failed_known", "server_fault")
+"""How a login went: a failure is the server's fault, or of a client that the account is known at, or may be a guess."""
+
 _TEXTS = tuple(name for name in TEXT_FIELDS if not name.startswith("peer_"))
 _DERIVED_TEXTS = ("provider", "sender_domain", "recipient_domain")
 _SAID_TEXTS = ("dnsbl", "blocked_ip", "reply_sub")
 _NUMBERS = ("nrcpt", "size", "recipients", "uid", "reply_code")
-_FLAGS = ("sender_owned", "forwarded", "suspended")
-_WORDS = {"origin": ORIGINS, "service": SERVICES[1:-1], "reply_class": CLASS_NAMES[1:]}
+_FLAGS = ("sender_owned", "forwarded", "suspended", "known_client")
+_WORDS = {"origin": ORIGINS, "service": SERVICES[1:-1], "reply_class": CLASS_NAMES[1:], "login_result": LOGIN_RESULTS[1:]}
+_NUMBERED = {"origin": ORIGINS, "service": SERVICES, "reply_class": CLASS_NAMES, "login_result": LOGIN_RESULTS}
 _ADDRESSES = {"client_ip": "inside", "relay_ip": "relay_inside"}
 CONDITION_FIELDS = (*_TEXTS, *_DERIVED_TEXTS, *_SAID_TEXTS, *_NUMBERS, *_FLAGS, *_WORDS, "reply_confidence")
-KEY_FIELDS = (*_TEXTS, *_DERIVED_TEXTS, *_SAID_TEXTS, "uid")
+KEY_FIELDS = (*_TEXTS, *_DERIVED_TEXTS, *_SAID_TEXTS, "uid", "login")
 SUM_FIELDS = ("recipients", "size")
 _RULE_KEYS = (
     "name",
@@ -45,6 +49,7 @@ _RULE_KEYS = (
     "measure",
     "of",
     "at_least",
+    "hits",
     "window",
     "threshold",
     "release",
@@ -166,11 +171,12 @@ def _rule(item: Marked) -> Rule:
     on = _kinds(keys["on"])
     by = _fields(keys["by"], '"by"')
     measure, measured = _measure(keys["measure"])
-    ratio = measure == "ratio"
+    ratio = measure in ("ratio", "share")
     if ratio != ("of" in keys):
-        raise item.error('"of" (what counts as a hit) goes with "measure: ratio", and only with it')
-    if "at_least" in keys and not ratio:
-        raise keys["at_least"].error('"at_least" (the smallest number a ratio is formed of) goes with "measure: ratio"')
+        raise item.error('"of" (what counts as a hit) goes with "measure: ratio" or "share(FIELD)", and only with them')
+    for key, what in (("at_least", "the smallest number a ratio is formed of"), ("hits", "the smallest number of hits")):
+        if key in keys and not ratio:
+            raise keys[key].error(f'"{key}" ({what}) goes with "measure: ratio" or "share(FIELD)"')
     threshold = keys["threshold"].number('"threshold"', above=0)
     if ratio and threshold > 1:
         raise keys["threshold"].error(f"a ratio is at most 1, so a threshold of {threshold:g} is never reached")
@@ -185,14 +191,19 @@ def _rule(item: Marked) -> Rule:
     until = keys["until"].mapping('"until"', _UNTIL_KEYS, ("name", "on")) if "until" in keys else {}
     if then and until:
         raise keys["until"].error('"until" and "then" do not go together in one rule')
-    if until and (tuple(on), tuple(_kinds(until["on"]))) != (("delivery",), ("delivery",)):
-        raise keys["until"].error('"until" is for a rule on deliveries, and waits for a delivery: "on: delivery" in both')
+    until_on = _kinds(until["on"]) if until else ()
+    if until and "delivery" in (*on, *until_on) and (set(on), set(until_on)) != ({"delivery"}, {"delivery"}):
+        raise keys["until"].error(
+            '"until" of a rule on deliveries waits for a delivery, and no other does: "on: delivery" in both, or in neither'
+        )
+    if "quiet" in until and until_on != ("delivery",):
+        raise until["quiet"].error('"quiet" goes with "until" of a rule on deliveries')
     subject = _fields(keys["subject"], '"subject"') if "subject" in keys else by
     compiled = {
         **_window(on, keys.get("where"), by, window),
         "then": _mask(KINDS, then_on),
         "then_where": _conditions(then.get("where")),
-        "until": _mask(KINDS, _kinds(until["on"]) if until else ()),
+        "until": _mask(KINDS, until_on),
         "until_where": _conditions(until.get("where")),
         "quiet": round(until["quiet"].seconds('"quiet"') * 1e6) if "quiet" in until else 0,
         "of": _conditions(keys.get("of")),
@@ -205,6 +216,7 @@ def _rule(item: Marked) -> Rule:
         # From this value on the lines are kept as evidence. Few keys ever get so far, so that the rest cost nothing.
         "warm": threshold / 2 if threshold > 4 else 0.0,
         "at_least": at_least,
+        "hits": int(keys["hits"].number('"hits"', 1)) if "hits" in keys else 0,
     }
     return Rule(
         name=name,
@@ -250,6 +262,7 @@ def _window(on: tuple[str, ...], where: Marked | None, by: tuple[str, ...], wind
         "release": float("inf"),
         "warm": float("inf"),
         "at_least": 1,
+        "hits": 0,
         "max_keys": _MAX_KEYS,
         "max_entries": _MAX_ENTRIES,
     }
@@ -311,8 +324,8 @@ def _measure(value: Marked) -> tuple[str, int]:
     name, bracket, rest = text.partition("(")
     inner = rest.removesuffix(")")
     if name not in MEASURES or bool(bracket) != rest.endswith(")") or (bracket and not inner):
-        raise value.error(f'"measure" is count, sum(recipients), distinct(FIELD) or ratio, not "{text}"')
-    allowed = {"sum": SUM_FIELDS, "distinct": KEY_FIELDS}.get(name)
+        raise value.error(f'"measure" is count, sum(recipients), distinct(FIELD), ratio or share(FIELD), not "{text}"')
+    allowed = {"sum": SUM_FIELDS, "distinct": KEY_FIELDS, "share": KEY_FIELDS}.get(name)
     if allowed is None:
         if inner:
             raise value.error(f'"measure: {name}" takes no field')
@@ -357,8 +370,7 @@ def _one_condition(name: str, wanted: Marked) -> list[dict[str, Any]]:
     if name in _WORDS:
         words = _WORDS[name]
         chosen = [word.word(f'"{name}"', words) for word in wanted.items(f'"{name}"')]
-        numbers = {"origin": ORIGINS, "service": SERVICES, "reply_class": CLASS_NAMES}[name]
-        return [_condition("mask", FIELD_NUMBERS[name], mask=_mask(numbers, chosen))]
+        return [_condition("mask", FIELD_NUMBERS[name], mask=_mask(_NUMBERED[name], chosen))]
     if name == "reply_confidence":
         return [_condition("range", FIELD_NUMBERS[name], low=_hundredths(wanted), high=100)]
     if name in _NUMBERS:

@@ -55,6 +55,7 @@ cdef struct Row:
     uint8_t unknown       # a line of kind other that no form took
     uint8_t said          # status of a delivery whose line has no word for it, in STATUSES; see status_word()
     uint32_t repeat       # how often it happened: syslog folds lines that are the same
+    uint8_t known         # its account has logged in from its address before
 
 cdef inline const char *status_word(int said) noexcept:
     return b"sent" if said == 1 else b"deferred" if said == 2 else b"bounced"

@@ -417,6 +417,7 @@ cdef class Matcher:
     cdef int32_t *begin         # (service, queued, first byte of the text) -> where its list begins in order
     cdef int32_t n_forms
     cdef int32_t faults, prompts, n_faults, n_prompts     # SERVER_FAULTS and PROMPTS among the literals
+    cdef int32_t login_faults, auth_faults, n_login_faults, n_auth_faults     # and Dovecot's
     cdef list keep      # the bytes objects that the literals point into
     cdef dict services
     cdef uint8_t dovecot
@@ -426,7 +427,7 @@ cdef class Matcher:
         compiled, by_service = _forms.compile_forms()
         cdef list ops = [op for form in compiled for op in form.operations]
         cdef Py_ssize_t n_literals = sum(len(op.stops) + len(op.words) for op in ops), at = 0, i, j, k
-        n_literals += len(_forms.SERVER_FAULTS) + len(_forms.PROMPTS)
+        n_literals += len(_forms.SERVER_FAULTS) + len(_forms.PROMPTS) + len(_forms.LOGIN_FAULTS) + len(_forms.AUTH_FAULTS)
         cdef list order = [-1]
         cdef dict begin = {(): 0}
         cdef tuple candidates
@@ -466,7 +467,9 @@ cdef class Matcher:
             self.forms[i].first = self.ops[self.forms[i].ops].stops if form.first else -1
         self.faults, self.n_faults = <int32_t> at, len(_forms.SERVER_FAULTS)
         self.prompts, self.n_prompts = self.faults + self.n_faults, len(_forms.PROMPTS)
-        for text in _forms.SERVER_FAULTS + _forms.PROMPTS:
+        self.login_faults, self.n_login_faults = self.prompts + self.n_prompts, len(_forms.LOGIN_FAULTS)
+        self.auth_faults, self.n_auth_faults = self.login_faults + self.n_login_faults, len(_forms.AUTH_FAULTS)
+        for text in _forms.SERVER_FAULTS + _forms.PROMPTS + _forms.LOGIN_FAULTS + _forms.AUTH_FAULTS:
             self.keep.append(text)
             self.literals[at].text = <bytes> text
             self.literals[at].length = len(text)
@@ -973,10 +976,13 @@ cdef bint dovecot_login(Row *row, const char *line, Py_ssize_t at, Py_ssize_t en
 cdef bint dovecot_passdb(Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
     """``[Info: ][conn ...: auth-worker<n>: ]db(u,IP[,<session>]): text``: user and address, if there is one place only to take them from.
 
-    The user stands before the address and may imitate it, as may a password that is logged after it.
+    The user stands before the address and may imitate it, as may a password that is logged after it. After ``Error: `` the text is the reply.
     """
     cdef Py_ssize_t i, start, found = -1, found_end = -1
     cdef const char *hit
+    cdef bint error = begins(line, at - 7, end, b"Error: ", 7)
+    if error and end > DOVECOT_LIMIT:
+        return False
     if begins(line, at, end, b"Info: ", 6):
         at += 6
     if begins(line, at, end, b"conn unix:auth-worker (", 23):
@@ -1013,6 +1019,12 @@ cdef bint dovecot_passdb(Row *row, const char *line, Py_ssize_t at, Py_ssize_t e
         row.text[SASL_USERNAME].length = <uint16_t> (found - 1 - start)
     row.text[CLIENT_IP].start = <uint16_t> found
     row.text[CLIENT_IP].length = <uint16_t> (found_end - found)
+    if error:
+        # A session's name is Dovecot's own.
+        i = sentinel_find(line, found_end, end, b"): ", 3)
+        if i >= 0 and i + 3 < end:
+            row.text[REPLY].start = <uint16_t> (i + 3)
+            row.text[REPLY].length = <uint16_t> (end - i - 3)
     return True
 
 
@@ -1888,7 +1900,11 @@ cdef class Scanner:
         elif kind == AUTH_FAILED:
             self.login_failed(row, line)
             if row.service == self.matcher.dovecot and sentinel_find(
-                    line, reply.start, reply.start + reply.length, b"(auth failed, ", 14) < 0:
+                    line, reply.start, reply.start + reply.length, b"(auth failed, ", 14) < 0 and not self.login_fault(row, line):
+                return OTHER
+        elif kind == WARNING and row.service == self.matcher.dovecot:
+            if not self.server_fault(row, line, self.matcher.auth_faults, self.matcher.n_auth_faults):
+                self.forget(row)
                 return OTHER
         elif kind == CONNECT_FAILED:
             at = reply.start
@@ -1921,17 +1937,38 @@ cdef class Scanner:
         cdef Py_ssize_t at = reply.start, stop = at + reply.length, i
         if name.start and name.length == 13 and sentinel_same(line + name.start, b"(unavailable)", 13):
             name.start = name.length = 0
-        for i in range(self.matcher.faults, self.matcher.faults + self.matcher.n_faults):
-            if self.matcher.starts(&literals[i], line, at, stop):
-                row.text[ACTION].start = SERVER_FAULT_START
-                row.text[ACTION].length = SERVER_FAULT_LENGTH
-                return
+        if self.server_fault(row, line, self.matcher.faults, self.matcher.n_faults):
+            return
         if reply.length < 8 or reply.length % 4:
             return
         for i in range(self.matcher.prompts, self.matcher.prompts + self.matcher.n_prompts):
             if self.matcher.starts(&literals[i], line, at, stop) and is_base64(line, at, stop):
                 reply.start = reply.length = 0
                 return
+
+    cdef bint server_fault(self, Row *row, const char *line, int32_t first, int32_t n) noexcept:
+        """Whether the reply begins with one of n literals; says so in the row."""
+        cdef Span *reply = &row.text[REPLY]
+        cdef int32_t i
+        for i in range(first, first + n):
+            if self.matcher.starts(&self.matcher.literals[i], line, reply.start, reply.start + reply.length):
+                row.text[ACTION].start = SERVER_FAULT_START
+                row.text[ACTION].length = SERVER_FAULT_LENGTH
+                return True
+        return False
+
+    cdef bint login_fault(self, Row *row, const char *line) noexcept:
+        """Whether Dovecot's login process says that the server could not check a password; says so in the row."""
+        cdef Span *reply = &row.text[REPLY]
+        cdef Literal *literal
+        cdef int32_t i
+        for i in range(self.matcher.login_faults, self.matcher.login_faults + self.matcher.n_login_faults):
+            literal = &self.matcher.literals[i]
+            if sentinel_find(line, reply.start, reply.start + reply.length, literal.text, literal.length) >= 0:
+                row.text[ACTION].start = SERVER_FAULT_START
+                row.text[ACTION].length = SERVER_FAULT_LENGTH
+                return True
+        return False
 
     cdef void remote(self, Row *row, const char *line, Py_ssize_t at, Py_ssize_t end) noexcept:
         """The remote host and its code, from a reply text (smtp/smtp_trouble.c): host h[ip] said: ..., refused to talk to me: ..."""

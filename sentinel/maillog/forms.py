@@ -16,7 +16,8 @@ after the ``queue ID: `` where the form has one) and must match to the end of th
 ``{_}``       text that no field takes; ``{word}`` without a blank; ``{rest}`` to the end of the line
 ``{name=a,b}``  the field must be one of these words, which may hold blanks
 ``{login}``   ``u>, method=M, rip=IP, ...`` of Dovecot's login processes, taken from the right
-``{passdb}``  ``[...: ]db(u,IP[,<session>]): ...`` of Dovecot's auth processes, if it can be read in one way only
+``{passdb}``  ``[...: ]db(u,IP[,<session>]): ...`` of Dovecot's auth processes, if it can be read in one way only; after ``Error: ``
+              what follows is the reply
 
 A text field after ``<`` honours a quoted local part, which may contain anything. Where the attacker writes the text, the template
 anchors it between literals that he can't reach; what that needs is said beside the form.
@@ -217,10 +218,17 @@ FORMS = (
     Form(("tlsproxy",), BARE, "other", "{action=DISCONNECT} {client}"),
     Form(("tlsproxy",), BARE, "other", "{action=TLS handshake failed} for service={_} peer={client}"),
     # Dovecot, login-common/client-common.c. The summary of a connection is the event; "Logged in" and "Login aborted" since 2.4. Which of
-    # the others is a failed login the scanner decides by "(auth failed, ".
+    # the others is a failed login the scanner decides by "(auth failed, " and LOGIN_FAULTS.
     Form(("dovecot",), BARE, "auth_success", _LOGIN + "{_=Login,Logged in}: user=<{login}"),
     Form(("dovecot",), BARE, "auth_failed", _LOGIN + "{reply}: user=<{login}"),
     # Dovecot, auth/auth-request.c. The same failure follows from the login process, or from smtpd that asked: no event.
+    # So does one that is the server's own fault (AUTH_FAULTS), but smtpd's line then mostly looks as if the password were wrong.
+    *(
+        Form(("dovecot",), BARE, "warning", process + ": Error: " + text)
+        for process in ("auth-worker({word})", "auth")
+        # lib-sql/driver-mysql.c and its kin; auth/db-ldap.c; auth/auth-worker-server.c. Nothing before the reply is a client's.
+        for text in ("{passdb}", "{_=mysql,pgsql,cassandra}({word}): {reply}", "LDAP: {reply}", "{_=auth worker,auth-worker}: {reply}")
+    ),
     Form(("dovecot",), BARE, "other", "auth-worker({_}): {passdb}"),
     Form(("dovecot",), BARE, "other", "auth: {passdb}"),
 )
@@ -237,6 +245,22 @@ SERVER_FAULTS = (
 )
 """What the reason of a failed login begins with where it is the server's own trouble (xsasl/xsasl_dovecot_server.c and Cyrus's
 sasl_errstring())."""
+LOGIN_FAULTS = (
+    b"(auth service reported temporary failure",
+    b"(auth process communication failure",
+    b": Auth process broken",
+)
+"""The same in what Dovecot's login processes say of a connection."""
+AUTH_FAULTS = (
+    b"Aborted ",
+    b"Can't connect to server",
+    b"Connect failed to database",
+    b"Connection lost to LDAP server",
+    b"Not connected to database",
+    b"Password query failed: ",
+)
+"""What an error of Dovecot's auth processes begins with where it can't look up a password. A name with bytes that a database does not take
+makes a query fail too, so one such line tells little."""
 PROMPTS = (
     b"UGFzc3dvcmQ",  # Password
     b"cGFzc3dvcmQ",

@@ -41,7 +41,7 @@ CLASSES = CLASS_NAMES[1:]
 ACTIONS = ("lock", "unlock", "notify", "flush", "map", "unmap", "kick", "smtpd", "hold", "hold-late", "ban")
 RESULTS = ("simulated", "done", "failed", "refused")
 NOTICE_RESULTS = ("sent", "failed", "retried")
-TABLES = ("messages", "window_keys", "window_events", "evidence")
+TABLES = ("messages", "known_clients", "window_keys", "window_events", "evidence")
 """What has a limit: open messages, keys of windows, events in windows, evidence lines."""
 EVENTS = tuple(dict.fromkeys((form.kind, service) for form in FORMS if form.kind != _OTHER for service in form.services))
 """(kind, service) that the scanner knows."""

@@ -259,9 +259,9 @@ def account_incident(account: str, decision: str) -> str:
     return f"{account_key(account)}\0{decision}"
 
 
-def block_incident(detection: Found) -> str:
-    """The same for a block and its end: the subject's values."""
-    return "block\0" + "\0".join(f"{name}={value}" for name, value in sorted(detection["subject"].items()))
+def lasting_incident(what: str, detection: Found) -> str:
+    """The same for what lasts and its end: the subject's values."""
+    return f"{what}\0" + "\0".join(f"{name}={value}" for name, value in sorted(detection["subject"].items()))
 
 
 def _newest(detections: Sequence[Found]) -> int:

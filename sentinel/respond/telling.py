@@ -22,6 +22,8 @@ from sentinel.state import State
 
 _NOT_TOLD = ("stale", "mode", "breaker")
 """Refusals that are nobody's business, or that another notice tells."""
+_ENDS = {"remote-block": "block-ended", "auth-backend-down": "auth-backend-back"}
+"""What lasts, and the detection that it is over."""
 _US = 1_000_000
 
 
@@ -104,11 +106,17 @@ class Teller:
         """What is told of detections themselves."""
         for detection in found:
             data = detection.to_dict()
+            ended = detection.rule in _ENDS.values()
             if detection.rule in ("remote-block", "block-ended"):
-                ended = detection.rule == "block-ended"
-                self._offer(compose.about_block(data, incident=compose.block_incident(data), ended=ended))
+                notice = compose.about_block(data, incident=compose.lasting_incident("remote-block", data), ended=ended)
+            elif detection.rule in (*_ENDS, *_ENDS.values()):
+                notice = compose.about_detection(data, incident=compose.lasting_incident("auth-backend-down", data))
             elif detection.severity == "critical" and "sasl_username" not in detection.subject:
-                self._offer(compose.about_detection(data))
+                notice = compose.about_detection(data)
+            else:
+                continue
+            # What comes back after it had ended is told again: so the id is of this detection, not of what it is about.
+            self._offer(notice._replace(id=compose.notice_id(detection.id, notice.kind), resolved=ended))
 
     def _offer(self, notice: Notice) -> None:
         self._outbox.offer(notice, self._targets)

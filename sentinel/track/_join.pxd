@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from sentinel.maillog._scan cimport EventBatch, Row
 from sentinel.maillog._symbols cimport Symbols
+from sentinel.track._clients cimport KnownClients
 
 cdef enum:
     QUEUE_ID_LIMIT = 24
@@ -41,6 +42,7 @@ cdef class Networks:
 cdef class Tracker:
     cdef Symbols symbols
     cdef Networks networks
+    cdef readonly KnownClients clients
     cdef Message *messages
     cdef int32_t *buckets
     cdef int32_t room, top, free_list, oldest, newest

@@ -27,6 +27,7 @@ from sentinel.maillog._scan cimport (ACCEPTED, BOUNCE_NOTICE, CLIENT_IP, DELIVER
     MESSAGE_ID_LINE, NRCPT, ORIGIN_CLIENT, ORIGIN_INTERNAL, ORIGIN_LOCAL, ORIGIN_LOGIN, ORIGIN_UNKNOWN, PICKED_UP, QUEUE_ID, QUEUED_LINE,
     RELAY_IP, REMOVED, REPLY, Row, SASL_USERNAME, SENDER, STATUS, S_LOCAL, S_LMTP, S_PIPE, S_SENDMAIL, AUTH_SUCCESS, CONNECT, PID)
 from sentinel.maillog._symbols cimport ABSENT, Symbols, sentinel_rfind, sentinel_same, sentinel_short_hash
+from sentinel.track._clients cimport KnownClients
 
 cdef extern from "arpa/inet.h" nogil:
     int inet_pton(int family, const char *text, void *address)
@@ -109,12 +110,13 @@ cdef class Networks:
 
 
 cdef class Tracker:
-    def __cinit__(self, Symbols symbols not None, Networks networks not None, int32_t limit=1_000_000):
-        """``limit``: the number of messages that may be open at once, at least 2."""
+    def __cinit__(self, Symbols symbols not None, Networks networks not None, int32_t limit=1_000_000, *, int32_t known_clients=200_000):
+        """``limit``: the number of messages that may be open at once, at least 2; ``known_clients``: that of pairs of account and address."""
         if limit < 2:
             raise ValueError(f"at least 2 messages must be able to be open, not {limit}")
         self.symbols = symbols
         self.networks = networks
+        self.clients = KnownClients(known_clients)
         self.limit = limit
         self.room = 1024
         self.messages = <Message *> malloc(self.room * sizeof(Message))
@@ -284,6 +286,8 @@ cdef class Tracker:
                     known = row.text[HOST].length
             row.host = self.host
             self.row(row, line)
+            if row.text[SASL_USERNAME].start and row.text[CLIENT_IP].start:
+                row.known = self.clients.look(row, line)
         return 0
 
     cdef int row(self, Row *row, const char *line) except -1:

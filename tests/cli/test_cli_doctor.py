@@ -66,6 +66,14 @@ def test_block_that_is_over(tmp_path: Path, sentinel: Run) -> None:
     assert done.sentences == ["3 lines read, no blocks now; 1 is over"]
 
 
+def test_an_outage_of_ones_own_is_no_block(tmp_path: Path, sentinel: Run) -> None:
+    """It has an episode that lasts, too."""
+    fault = "Oct 24 06:18:01 mx dovecot: auth: Error: sql(u{0}@corp.example,198.51.100.{0}): Not connected to database"
+    log = write(tmp_path / "mail.log", [fault.format(n) for n in range(1, 9)])
+    assert sentinel("doctor", *UTC_2026, "--blocks", log).out == "Nobody is known to block this server.\n"
+    assert "auth-backend-down of mx since 2026-10-24T06:18:01Z" in sentinel("replay", *UTC_2026, log).sentences
+
+
 def test_several_logs_in_order_of_time(tmp_path: Path, sentinel: Run) -> None:
     later = write(tmp_path / "a.log", [delivery("Oct 24 07:00:00", "250 ok", status="sent")])
     earlier = write(tmp_path / "b.log", BLOCKED[:2])

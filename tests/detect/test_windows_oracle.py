@@ -21,17 +21,17 @@ ITEMS = ("ann", "bob", "bad-1", "bad-2")
 
 @st.composite
 def specs(draw):
-    measure = draw(st.sampled_from(("count", "sum", "distinct", "ratio")))
-    threshold = draw(
-        st.sampled_from((0.25, 0.5, 1.0)) if measure == "ratio" else st.integers(1, 12) if measure != "distinct" else st.integers(1, 4)
-    )
+    measure = draw(st.sampled_from(("count", "sum", "distinct", "ratio", "share")))
+    of_some = measure in ("ratio", "share")
+    threshold = draw(st.sampled_from((0.25, 0.5, 1.0)) if of_some else st.integers(1, 12) if measure != "distinct" else st.integers(1, 4))
     return oracle.Rule(
         measure=measure,
         window=draw(st.sampled_from((1, 10, 30, 60, 100, 600))),
         threshold=threshold,
         release=threshold * draw(st.sampled_from((0.2, 0.5, 1.0))),
         cooldown=draw(st.sampled_from((1, 10, 20, 60, 300))),
-        at_least=draw(st.integers(1, 4)) if measure == "ratio" else 1,
+        at_least=draw(st.integers(1, 4)) if of_some else 1,
+        hits=draw(st.integers(1, 3)) if of_some and draw(st.booleans()) else 0,
         then=measure != "sum" and draw(st.integers(0, 3)) == 0,
     )
 
@@ -59,7 +59,7 @@ def runs(events: st.SearchStrategy) -> st.SearchStrategy:
 
 
 def yaml(rule: oracle.Rule, **more: str) -> str:
-    measure = {"sum": "sum(size)", "distinct": "distinct(sasl_username)"}.get(rule.measure, rule.measure)
+    measure = {"sum": "sum(size)", "distinct": "distinct(sasl_username)", "share": "share(sasl_username)"}.get(rule.measure, rule.measure)
     keys = {
         "name": "r",
         "description": "x",
@@ -73,8 +73,9 @@ def yaml(rule: oracle.Rule, **more: str) -> str:
         "release": rule.release,
         "cooldown": rule.cooldown,
     }
-    if rule.measure == "ratio":
-        keys |= {"of": "{sasl_username: bad-*}", "at_least": rule.at_least}
+    if rule.measure in ("ratio", "share"):
+        keys |= {"of": "{sasl_username: bad-*}" if rule.measure == "ratio" else "{reply: worse}", "at_least": rule.at_least}
+        keys |= {"hits": rule.hits} if rule.hits else {}
     if rule.then:
         keys["then"] = "{on: accepted, where: {sasl_username: present}}"
     return "rules:\n  - " + "\n    ".join(f"{key}: {value}" for key, value in (keys | more).items()) + "\n"
@@ -105,10 +106,16 @@ def line(rule: oracle.Rule, number: int, time: float, key: str, item: str, size:
     elif rule.measure == "sum":
         text = f"qmgr[1]: {number:010X}: from=<{key}>, size={size}, nrcpt=1 (queue active)"
     else:
-        text = f"smtpd[1]: warning: unknown[{key}]: SASL PLAIN authentication failed: no, sasl_username={item}"
+        reply = "worse" if is_hit(rule, item, size) else "no"
+        text = f"smtpd[1]: warning: unknown[{key}]: SASL PLAIN authentication failed: {reply}, sasl_username={item}"
     daemon, _, text = text.partition(": ")
     times = folded(size)
     return f"{stamp(time)} mx postfix/{daemon}: {text if times == 1 else f'message repeated {times} times: [ {text}]'}\n".encode()
+
+
+def is_hit(rule: oracle.Rule, item: str, size: int) -> bool:
+    """Of a ratio by the item; of a share any item may be one now and none later."""
+    return size % 2 == 1 if rule.measure == "share" else item.startswith("bad-")
 
 
 def folded(size: int) -> int:
@@ -160,12 +167,56 @@ def test_windows(rule, events, looked_at):
         value = (
             (model.follow(key) if rule.then else None)
             if follows
-            else model.count(key, time, weight, item, item.startswith("bad-"), 1 if rule.measure == "sum" else folded(size))
+            else model.count(key, time, weight, item, is_hit(rule, item, size), 1 if rule.measure == "sum" else folded(size))
         )
         if value is not None:
             expected.append((number, key, round(value, 6), moment(model.now)))
     assert observed == expected
     assert engine.counters()["late"] == model.late
+
+
+# --- episodes that last until an event with their key
+
+
+@settings(max_examples=settings().max_examples * 6)
+@given(specs().filter(lambda rule: rule.measure != "sum" and not rule.then), runs(steps), st.booleans(), set_backs, stops, st.booleans())
+def test_episodes_until_an_event_of_their_key(rule, events, counted, set_back, stop, looked_at):
+    """A message under a login ends them, whether it counts itself or not, once the measure has fallen."""
+    rule.until_key = True
+    on = "[auth_failed, accepted]" if counted else "auth_failed"
+    rules = rules_of(yaml(rule, on=on, until="{name: over, on: accepted}"))
+    model, engine = oracle.Windows(rule), make_engine(rules)
+    expected, observed = [], []
+    time = 0.0
+    for place, (step, key, item, size, follows) in enumerate(events):
+        lines = 1
+        if set_back and set_back[0] == place:
+            step, lines = -SET_BACK_BY, set_back[1]
+        if stop == place:
+            engine = restored(engine, rules)
+        time = (model.now if step < 0 and place else time) + step
+        found = engine.feed(line(rule, place, time, key, item, size, follows) * lines).detections
+        observed += [(place, one.rule, one.subject, one.value, one.time) for one in found]
+        if looked_at:
+            engine.counters()
+            engine.lasting()
+        for _ in range(lines):
+            if not model.arrives(time):
+                continue
+            now, subject = moment(model.now), {"client_ip": key}
+            item_, hit = ("x", False) if follows else (item, is_hit(rule, item, size))
+            value = model.count(key, time, 1, item_, hit, folded(size)) if counted or not follows else None
+            if value is not None:
+                expected.append((place, "r", subject, round(value, 6), now))
+            began = model.over(key) if follows else None
+            if began is not None:
+                expected.append((place, "over", subject, model.now - began, now))
+    assert observed == expected
+    under_way = {name: key for name, key in model.keys.items() if key.active}
+    assert sorted((one.since, one.subject["client_ip"]) for one in engine.lasting()) == sorted(
+        (moment(key.fired), name) for name, key in under_way.items()
+    )
+    assert engine.counters()["active"] == {"r": len(under_way)}
 
 
 # --- silent windows

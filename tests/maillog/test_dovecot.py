@@ -62,13 +62,77 @@ def test_address_at_the_end_of_the_line():
         "Disconnected (no auth attempts in 0 secs)",
         "Disconnected: Inactivity (no auth attempts in 180 secs)",
         "Disconnected (tried to use disallowed plaintext auth)",
-        "Disconnected: Connection closed (auth service reported temporary failure)",
+        "Disconnected: Connection closed (internal failure, 1 successful auths)",
         "Login aborted: Connection closed (no auth attempts in 2 secs) (no_auth_attempts)",
     ],
 )
 def test_a_connection_that_tried_no_password_is_no_failure(words):
     observed = dovecot(f"imap-login: {words}: user=<>, {REST}")
     assert observed == {"kind": "other", "service": "dovecot", "client_ip": "198.51.100.7", "reply": words}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Disconnected: Connection closed (auth service reported temporary failure)",
+        "Login aborted: Connection closed (auth service reported temporary failure) (auth_failed)",
+        "Disconnected (auth process communication failure)",
+        "Disconnected: Auth process broken (disconnected before auth was ready, waited 1 secs)",
+    ],
+)
+@pytest.mark.parametrize("user", [USER, ""])
+def test_a_login_that_the_server_could_not_check(words, user):
+    observed = dovecot(f"imap-login: {words}: user=<{user}>, method=PLAIN, {REST}")
+    who = {name: value for name, value in WHO.items() if value != USER or user}
+    assert observed == {"kind": "auth_failed", **who, "sasl_method": "PLAIN", "action": "server-fault", "reply": words}
+
+
+# As Dovecot 2.3.19 wrote them when PostgreSQL, or MariaDB, was stopped.
+CONN = "conn unix:auth-worker (pid=17515,uid=109): auth-worker<14>: "
+NO_DATABASE = {
+    "sql": ("auth: Error: sql({u},{i}): ", "Not connected to database"),
+    "session": ("auth: Error: sql({u},{i},<lJ3MkFdhQJzLAHEM>): ", "Not connected to database"),
+    "query": ("auth: Error: sql({u},{i}): ", "Password query failed: FATAL:  terminating connection due to administrator command"),
+    "worker": ("auth-worker(17851): Error: " + CONN + "sql({u},{i}): ", "Not connected to database"),
+    "worker, session": ("auth-worker(17851): Error: " + CONN + "sql({u},{i},<9Vitk1dhQJzLAHEN>): ", "Not connected to database"),
+}
+UNNAMED = {
+    "pgsql": ("auth: Error: pgsql(127.0.0.1): ", "Connect failed to database mail: Connection refused"),
+    "mysql": (
+        "auth-worker(17635): Error: mysql(127.0.0.1): ",
+        "Connect failed to database (mail): Can't connect to server on '127.0.0.1' (115) - waiting for 1 seconds before retry",
+    ),
+    "ldap": ("auth: Error: LDAP: ", "Can't connect to server: ldap://127.0.0.1"),
+    "aborted": ("auth: Error: auth worker: ", "Aborted PASSV request for x,203.0.113.9): y: Lookup timed out"),
+    "aborted, 2.3": ("auth: Error: auth-worker: ", "Aborted PASSV request for x: Worker process died unexpectedly"),
+}
+
+
+@pytest.mark.parametrize("name", NO_DATABASE)
+def test_the_auth_process_can_not_look_up_a_password(name):
+    """A warning and no failure: the login process, or smtpd that asked, says that it failed."""
+    before, reply = NO_DATABASE[name]
+    observed = dovecot(before.format(u=USER, i="198.51.100.7") + reply)
+    assert observed == {"kind": "warning", **WHO, "action": "server-fault", "reply": reply}
+
+
+@pytest.mark.parametrize("name", UNNAMED)
+def test_the_auth_process_does_not_reach_its_database(name):
+    before, reply = UNNAMED[name]
+    assert dovecot(before + reply) == {"kind": "warning", "service": "dovecot", "action": "server-fault", "reply": reply}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "auth: Error: sql(info@example.com,198.51.100.7): Invalid password in passdb: Password is not blowfish password",
+        "auth: Error: pam(info@example.com,198.51.100.7): pam_start() failed",
+        "auth: Error: pgsql(127.0.0.1): Prepared statement failed",
+        "auth: Error: #011Is the server running on that host and accepting TCP/IP connections? (state: connecting)",
+    ],
+)
+def test_other_errors_of_the_auth_process(text):
+    assert dovecot(text) == {"kind": "other", "service": "dovecot"}
 
 
 ASKED = {
@@ -149,6 +213,32 @@ def test_a_line_that_may_have_been_cut_before_the_address_is_not_believed():
 )
 def test_an_auth_line_that_can_be_read_in_two_ways_gives_no_fields(text):
     assert dovecot(text) == {"kind": "other", "service": "dovecot"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # A name that holds another address: which of them is the client's can't be told.
+        "auth: Error: sql(x,203.0.113.9): Not connected to database,198.51.100.7): Not connected to database",
+        f"auth: Error: sql({VICTIM},203.0.113.9,<y,198.51.100.7): Not connected to database",
+        "auth-worker(7): Error: " + CONN + "sql(x,203.0.113.9): Not connected to database,198.51.100.7): Not connected to database",
+        # Names in lines that are no errors.
+        "auth: sql(x): Error: mysql(db): Connect failed to database,198.51.100.7): unknown user",
+        "auth-worker(7): sql(x): Error: mysql(db): Connect failed to database,198.51.100.7): unknown user",
+        "auth-worker(7): Info: sql(x): Error: LDAP: Can't connect to server,198.51.100.7): unknown user",
+        "imap-login: Error: auth: Error: pgsql(127.0.0.1): Connect failed to database mail",
+    ],
+)
+def test_a_user_can_not_make_the_server_seem_at_fault(text):
+    observed = dovecot(text)
+    assert (observed["kind"], observed.get("action")) == ("other", None)
+    assert observed.get("sasl_username") != VICTIM
+
+
+def test_an_error_that_may_have_been_cut_before_the_address_is_not_believed():
+    text = f"auth: Error: sql({VICTIM},203.0.113.9): Not connected to database" + "a" * 2000
+    for length in (1024, 2000):
+        assert dovecot(text[: length - len(STAMP) - len("dovecot: ")]) == {"kind": "other", "service": "dovecot"}
 
 
 def test_postfix_does_not_write_dovecots_lines():

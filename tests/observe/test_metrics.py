@@ -107,7 +107,7 @@ def test_known_label_values_are_there_from_the_start_and_0() -> None:
     assert values(families["sentinel_breaker_open"]) == {(): 0}
     assert values(families["sentinel_notices_total"]) == {(result, "pager"): 0 for result in ("sent", "failed", "retried")}
     assert values(families["sentinel_evictions_total"]) == {
-        (table,): 0 for table in ("messages", "window_keys", "window_events", "evidence")
+        (table,): 0 for table in ("messages", "known_clients", "window_keys", "window_events", "evidence")
     }
     for name in ("source_lag_bytes", "last_event_timestamp_seconds", "rotations_total"):
         assert values(families[f"sentinel_{name}"]) == {(LOG,): 0}

@@ -335,6 +335,16 @@ _DOVECOT_AUTH = re.compile(
     rb"(?:conn unix:auth-worker \((?:(?!\): auth-worker<).)*+\): auth-worker<\d*+>: )?+[a-z0-9-]++\((?P<rest>.*)",
     re.DOTALL,
 )
+_DOVECOT_ERROR = re.compile(rb"(?:auth|auth-worker\((?:(?!\): Error: )[^ ])*+\)): Error: (?P<rest>.*)", re.DOTALL)
+_DOVECOT_BACKEND = re.compile(
+    rb"(?:(?:mysql|pgsql|cassandra)\((?:(?!\): )[^ ])*+\)|LDAP|auth[ -]worker): (?P<reply>.*)",
+    re.DOTALL,
+)
+_DOVECOT_LOGIN_FAULT = re.compile(rb"\(auth service reported temporary failure|\(auth process communication failure|: Auth process broken")
+_DOVECOT_AUTH_FAULT = re.compile(
+    rb"Aborted |Can't connect to server|Connect failed to database|Connection lost to LDAP server|Not connected to database|"
+    rb"Password query failed: "
+)
 _DOVECOT_ADDRESS = re.compile(rb",([0-9A-Fa-f:.%]+)(?=\): |,<)")
 
 # The end of an access message. An item's bracket closes where a blank or the end follows.
@@ -625,13 +635,38 @@ def _dovecot(text: bytes, found: dict, length: int) -> str:
     if (login or end) and length <= 960:
         fields = (login or end).groupdict()
         found.update({name: value or None for name, value in fields.items()})
-        return "auth_success" if login else "auth_failed" if b"(auth failed, " in fields["reply"] else "other"
+        if login or b"(auth failed, " in fields["reply"]:
+            return "auth_success" if login else "auth_failed"
+        if not _DOVECOT_LOGIN_FAULT.search(fields["reply"]):
+            return "other"
+        found["action"] = b"server-fault"
+        return "auth_failed"
+    error = _DOVECOT_ERROR.fullmatch(text)
+    if error:
+        return _dovecot_error(error["rest"], found, length)
     asked = _DOVECOT_AUTH.fullmatch(text)
     places = list(_DOVECOT_ADDRESS.finditer(asked["rest"])) if asked else []
     if len(places) == 1:
         found["client_ip"] = places[0][1]
         found["sasl_username"] = asked["rest"][: places[0].start()] or None
     return "warning" if not asked and _severity(text, found) else "other"
+
+
+def _dovecot_error(text: bytes, found: dict, length: int) -> str:
+    """What an auth process could not look up, and for whom, if there is one place only to take that from."""
+    asked, backend = _DOVECOT_AUTH.fullmatch(b"auth: " + text), _DOVECOT_BACKEND.fullmatch(text)
+    places = list(_DOVECOT_ADDRESS.finditer(asked["rest"])) if asked and length <= 960 else []
+    fields = {}
+    if len(places) == 1:
+        rest, place = asked["rest"], places[0]
+        fields = {"sasl_username": rest[: place.start()] or None, "client_ip": place[1]}
+        fields["reply"] = rest[place.end() :].partition(b"): ")[2]
+    elif not places and backend:
+        fields = {"reply": backend["reply"]}
+    if not _DOVECOT_AUTH_FAULT.match(fields.get("reply", b"")):
+        return "other"
+    found.update(fields, action=b"server-fault")
+    return "warning"
 
 
 def _severity(text: bytes, fields: dict) -> bool:

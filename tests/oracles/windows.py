@@ -19,10 +19,13 @@ class Rule:
     release: float
     cooldown: float
     at_least: int = 1
+    hits: int = 0
     then: bool = False
     """Fires on another event than those it counts."""
     until: bool = False
     """Its episodes last until mail passes."""
+    until_key: bool = False
+    """Its episodes last until an event with their key."""
     quiet: float = 0.0
 
 
@@ -38,7 +41,9 @@ class Key:
 
 
 class Windows:
-    """One rule. ``count`` and ``follow`` return the value with which it fires, or None; ``passes`` the keys whose episodes it ends."""
+    """One rule. ``count`` and ``follow`` return the value with which it fires, or None; ``passes`` the keys whose episodes it ends, ``over``
+    when the episode began that it ends, or None.
+    """
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -101,12 +106,27 @@ class Windows:
             began.append((name, key.fired))
         return began
 
+    def over(self, name: str) -> float | None:
+        """An event that may end the episode of its key: not while the measure, of however few, is at the release level."""
+        key = self.keys.get(name)
+        if key is None or not key.active or self.level(key) >= self.rule.release:
+            return None
+        key.active = False
+        return key.fired
+
     def ranking(self) -> list[tuple[str, int, int]]:
         """Each key that has events in its window: how many, and how many of them are hits."""
         inside = {name: self._inside(key) for name, key in self.keys.items()}
         return sorted((name, len(events), sum(hit for _, _, _, hit in events)) for name, events in inside.items() if events)
 
     def value(self, key: Key) -> float:
+        hits, total = self._shares(key)
+        if self.rule.measure in ("ratio", "share") and (total < self.rule.at_least or hits < self.rule.hits):
+            return 0.0
+        return self.level(key)
+
+    def level(self, key: Key) -> float:
+        """The measure, of however few."""
         inside = self._inside(key)
         if self.rule.measure == "count":
             return len(inside)
@@ -114,15 +134,23 @@ class Windows:
             return sum(weight for _, weight, _, _ in inside)
         if self.rule.measure == "distinct":
             return len({item for _, _, item, _ in inside})
-        hits = sum(hit for _, _, _, hit in inside)
-        return hits / len(inside) if inside and len(inside) >= self.rule.at_least else 0.0
+        hits, total = self._shares(key)
+        return hits / total if total else 0.0
+
+    def _shares(self, key: Key) -> tuple[int, int]:
+        """Hits and how many there are; of a share each item once, by its latest event, of one moment the last that was heard of."""
+        inside = self._inside(key)
+        if self.rule.measure != "share":
+            return sum(hit for _, _, _, hit in inside), len(inside)
+        latest = {item: hit for _, _, item, hit in sorted(inside, key=lambda event: event[0])}
+        return sum(latest.values()), len(latest)
 
     def _inside(self, key: Key) -> list[tuple[float, float, str, bool]]:
         return [event for event in key.events if self.now - self.rule.window < event[0] <= self.now]
 
     def _settle(self, key: Key) -> None:
         """An episode is over when the measure is below the release level before the new event comes in."""
-        if key.active and not self.rule.until and self.value(key) < self.rule.release:
+        if key.active and not self.rule.until and not self.rule.until_key and self.value(key) < self.rule.release:
             key.active = False
 
     def _fire(self, name: str, key: Key, answerer: Answerer | None = None) -> float | None:

@@ -19,7 +19,7 @@ from sentinel.respond.compose import (
     about_block,
     about_breaker,
     about_detection,
-    block_incident,
+    lasting_incident,
     notice_id,
     trial_notice,
     undo_command,
@@ -319,7 +319,7 @@ def test_block_and_its_end_are_one_incident() -> None:
     block = {**DETECTION, "rule": "remote-block", "subject": subject, "description": "A provider refuses our mail.",
              "related": {"replies": ["421 4.7.1 [TS03] deferred"], "delist_urls": ["https://postmaster.example/off"], "accounts": ["wang@corp.example"]}}  # fmt: skip
     end = {**block, "rule": "block-ended", "related": {}, "description": "Over."}
-    assert block_incident(block) == block_incident(end)
+    assert lasting_incident("block", block) == lasting_incident("block", end)
     began, ended = about_block(block, incident="b"), about_block(end, incident="b", ended=True)
     assert (began.title, ended.title) == ("yahoo blocks 192.0.2.1", "yahoo takes our mail again from 192.0.2.1")
     assert "421 4.7.1 [TS03] deferred" in began.text

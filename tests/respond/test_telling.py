@@ -164,6 +164,21 @@ def test_a_block_and_its_end_are_one_incident(state: State, teller: Teller) -> N
     assert began.incident == ended.incident
 
 
+def test_what_comes_back_is_told_again(state: State, teller: Teller) -> None:
+    later = [block("remote-block", "a"), block("block-ended", "b"), block("remote-block", "c"), block("block-ended", "d")]
+    teller.detections([*later, *later])
+    assert kinds(state) == ["blocked", "block-ended"] * 2
+    assert len({notice.incident for notice in told(state)}) == 1
+
+
+def test_an_outage_of_the_authentication_is_told_and_its_end(state: State, teller: Teller) -> None:
+    down = block("auth-backend-down", "e")._replace(severity="critical", subject={"host": "mx"})
+    back = down._replace(rule="auth-backend-back", id="f", severity="info")
+    teller.detections([down, back])
+    began, ended = told(state)
+    assert (began.incident, began.resolved, ended.resolved) == (ended.incident, False, True)
+
+
 def test_critical_detections_without_an_account_are_told_and_others_lead_to_decisions(state: State, teller: Teller) -> None:
     relay = block("open-relay", "c")._replace(severity="critical", subject={"client_ip": "203.0.113.66"})
     guesses = relay._replace(rule="auth-bruteforce-ip", id="d", severity="warning")

@@ -1,0 +1,9 @@
+from typing import Any
+
+class KnownClients:
+    size: int
+    limit: int
+    evicted: int
+    def __init__(self, limit: int = 200_000) -> None: ...
+    def snapshot(self) -> tuple[list[Any], bytes]: ...
+    def restore(self, head: list[Any], data: bytes) -> None: ...
