@@ -210,7 +210,12 @@ class ResponseSettings(_Section):
     flush_auth_cache: bool = Field(default=False, description="doveadm auth cache flush, after a lock and after an unlock")
     kick: bool = Field(default=False, description="doveadm kick: ends the account's IMAP, POP3 and submission sessions in Dovecot")
     access_map: AccessMapSettings | None = Field(default=None, description="put the account into this map while it is locked")
-    end_smtpd: bool = Field(default=False, description="SIGTERM to smtpd processes that hold a session of the account")
+    end_smtp: Literal["no", "cut", "kill"] = Field(
+        default="no",
+        description="open SMTP sessions of the account; cut: close their connections (ss -K); kill: SIGTERM to their smtpd, "
+        "after which Postfix may let nobody in for a minute",
+    )
+    ss: Command = ("ss",)
     hold: bool = Field(default=False, description="put the account's queued mail on hold")
     max_envelopes: Annotated[int, Field(ge=0)] = Field(
         default=2000, description="queued messages of unknown origin that are looked into, the newest first"

@@ -1,10 +1,11 @@
 """What follows a lock, so that the spam really stops: a changed row alone leaves caches, open sessions and the queue as they are.
 
 - ``flush``: ``doveadm auth cache flush``: Dovecot forgets the old answer, after a lock and after an unlock
+- ``flush-late``: the same two seconds later: Dovecot looks at a passwd-file once a second, and may have remembered the old answer anew
 - ``map``: the account goes into an access map that smtpd asks for each recipient, so that open sessions are refused
 - ``unmap``: it leaves that map again, unless it was in there before: part of the unlock
 - ``kick``: ``doveadm kick``: ends the account's sessions in Dovecot
-- ``smtpd``: SIGTERM to the smtpd processes that hold a session of the account
+- ``smtpd``: the SMTP sessions of the account are cut (``ss -K``), or their smtpd processes get SIGTERM
 - ``hold``: ``postsuper -h``: its queued mail stays where it is
 - ``hold-late``: the same once more when the grace is over, for what came in meanwhile
 - ``verify``: whether the lock is effective; that is for the responder to see, from the log
@@ -13,8 +14,12 @@ Each step does nothing where there is nothing to do, so it may be done again aft
 system's database can't be reached, those that need no lock are done all the same (:meth:`Response.meanwhile`).
 
 An account's name comes from a log that strangers write into. It is one argument of a command, behind ``--``; what means several users to
-doveadm (``*`` and ``?``) is refused. A process is ended only when it is an smtpd that began before the message in the log, and has a
-connection with the very client that the log names.
+doveadm (``*`` and ``?``) is refused. A session is ended only when its process is an smtpd that began before the message in the log, and
+has a connection with the very client that the log names. So behind a proxy no session is ended; the access map reaches those too.
+
+SIGTERM to an smtpd in its first session makes master(8) believe that the service is broken: it starts no other for a minute
+(``service_throttle_time``), and nobody gets in. Cutting the connection hurts nobody else, but wants CAP_NET_ADMIN and a kernel with
+CONFIG_INET_DIAG_DESTROY.
 """
 
 import os
@@ -34,12 +39,13 @@ if TYPE_CHECKING:
     from sentinel.respond.locks import Locker
     from sentinel.respond.queue import PostfixQueue
 
-STEPS = ("flush", "map", "unmap", "kick", "smtpd", "hold", "hold-late", "verify")
+STEPS = ("flush", "flush-late", "map", "unmap", "kick", "smtpd", "hold", "hold-late", "verify")
 
 _WILDCARDS = frozenset("*?")
 _MAX_ACCOUNT_CHARACTERS = 320
 _NO_SESSION = 68
 """What doveadm kick exits with (EX_NOHOST) where the user has no session."""
+_FLUSH_AGAIN_SECONDS = 2.0
 _THERE_BEFORE = "it was in the map before"
 
 
@@ -83,7 +89,7 @@ class Response:
     def after_lock(self, now: float) -> dict[str, float]:
         """Steps that a lock brings, in the order in which they are done, each with the wall clock from which it is due."""
         chosen = self.settings
-        steps = {"flush": now} if chosen.flush_auth_cache else {}
+        steps = {"flush": now, "flush-late": now + _FLUSH_AGAIN_SECONDS} if chosen.flush_auth_cache else {}
         steps |= self.meanwhile(now)
         if chosen.hold:
             steps["hold-late"] = now + chosen.grace
@@ -94,13 +100,13 @@ class Response:
     def meanwhile(self, now: float) -> dict[str, float]:
         """Those that help while the lock itself can't be made."""
         chosen = self.settings
-        wanted = {"map": self._map is not None, "kick": chosen.kick, "smtpd": chosen.end_smtpd, "hold": chosen.hold}
+        wanted = {"map": self._map is not None, "kick": chosen.kick, "smtpd": chosen.end_smtp != "no", "hold": chosen.hold}
         return {step: now for step, on in wanted.items() if on}
 
     def after_unlock(self, now: float) -> dict[str, float]:
         """Steps that an unlock brings. Held mail stays on hold: whether it is spam is for a person to see."""
         steps = {"unmap": now} if self._map is not None else {}
-        return steps | ({"flush": now} if self.settings.flush_auth_cache else {})
+        return steps | ({"flush": now, "flush-late": now + _FLUSH_AGAIN_SECONDS} if self.settings.flush_auth_cache else {})
 
     # doing
 
@@ -109,10 +115,11 @@ class Response:
         began = time.monotonic()
         does: dict[str, Callable[[], Done]] = {
             "flush": lambda: self._flush(account),
+            "flush-late": lambda: self._flush(account),
             "map": lambda: self._mapped(account),
             "unmap": lambda: Done(detail=_THERE_BEFORE) if mapped_before else self._unmapped(account),
             "kick": lambda: self._kick(account),
-            "smtpd": lambda: end_smtpd(facts.sessions),
+            "smtpd": lambda: self._end_smtp(facts.sessions),
             "hold": lambda: self._hold(account, facts),
             "hold-late": lambda: self._hold(account, facts),
         }
@@ -162,6 +169,34 @@ class Response:
         result = self._map.unlock(account, {"entry": None})
         return Done(result.statement, result.rows)
 
+    def _end_smtp(self, sessions: Sequence[Session]) -> Done:
+        """Ends the sessions that are still open; those that are over, or that another client has now, are left alone."""
+        end = self._cut if self.settings.end_smtp == "cut" else self._kill
+        statements = [end(session, connection) for session in sessions for connection in connections_of(session)]
+        detail = "no session was open" if not statements else f"{len(statements)} sessions ended"
+        return Done("; ".join(statements), len(statements), detail=detail)
+
+    def _cut(self, session: Session, connection: Connection) -> str:
+        argv = (*self.settings.ss, "-K", "-t", "src", connection.here, "dst", connection.there)
+        run(argv)
+        # ss says nothing where the kernel can't do it.
+        if connection in connections_of(session):
+            raise StepError(
+                "this kernel does not close other programs' connections (CONFIG_INET_DIAG_DESTROY, CAP_NET_ADMIN); "
+                "use an access map, or end_smtp: kill",
+                final=True,
+            )
+        return _shown(argv)
+
+    def _kill(self, session: Session, _: Connection) -> str:
+        try:
+            os.kill(session.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            return ""
+        except PermissionError:
+            raise StepError(f"smtpd process {session.pid} belongs to another user; only root may end it", final=True) from None
+        return f"kill -TERM {session.pid}"
+
     def _hold(self, account: str, facts: Facts) -> Done:
         if self._queue is None:
             raise StepError("there is no queue to hold mail in: the postfix section is missing", final=True)
@@ -177,37 +212,29 @@ class Response:
         return Done(_shown(held.statement), held.done - held.already, detail=detail)
 
 
-def end_smtpd(sessions: Sequence[Session]) -> Done:
-    """SIGTERM to each process that still holds the session; the others are left alone."""
-    ended = []
-    for session in sessions:
-        if session.pid > 1 and _holds(session):
-            try:
-                os.kill(session.pid, signal.SIGTERM)
-            except ProcessLookupError:
-                continue
-            except PermissionError:
-                raise StepError(
-                    f"smtpd process {session.pid} belongs to another user; sentinel may end sessions only as root", final=True
-                ) from None
-            ended.append(session.pid)
-    gone = len(sessions) - len(ended)
-    detail = f"{len(ended)} sessions ended" + (f", {gone} were over" if gone else "")
-    return Done(f"kill -TERM {' '.join(map(str, ended))}" if ended else "", len(ended), detail=detail)
+class Connection(NamedTuple):
+    """Both ends of a TCP connection as ``ADDRESS:PORT``, IPv6 in brackets, and the other side's address."""
+
+    here: str
+    there: str
+    peer: Any
 
 
-def _holds(session: Session) -> bool:
-    """Whether that process is the smtpd that took the message, and still talks with that client."""
+def connections_of(session: Session) -> list[Connection]:
+    """The connections with the session's client that its process has, where that is still the smtpd that took the message."""
     process = Path("/proc") / str(session.pid)
     try:
         name, _, rest = (process / "stat").read_bytes().rpartition(b")")
-        if name.partition(b"(")[2] != b"smtpd":
-            return False
+        if session.pid <= 1 or name.partition(b"(")[2] != b"smtpd":
+            return []
         started = _boot_time() + int(rest.split()[19]) / os.sysconf("SC_CLK_TCK")
         # A log's stamps may be whole seconds, and the start is counted in ticks of a clock that was set meanwhile.
-        return started <= session.time + 2.0 and _same_address(session.client_ip, _peers(process))
+        if started > session.time + 2.0:
+            return []
+        client = _address(session.client_ip)
+        return [connection for connection in _established(process) if connection.peer == client]
     except (OSError, ValueError, IndexError):
-        return False
+        return []
 
 
 def _boot_time() -> float:
@@ -217,8 +244,7 @@ def _boot_time() -> float:
     raise ValueError("/proc/stat has no btime")
 
 
-def _peers(process: Path) -> set[Any]:
-    """Remote addresses of the TCP connections that a process has."""
+def _established(process: Path) -> list[Connection]:
     inodes = set()
     for descriptor in (process / "fd").iterdir():
         try:
@@ -227,33 +253,36 @@ def _peers(process: Path) -> set[Any]:
             continue
         if target.startswith("socket:["):
             inodes.add(target[8:-1])
-    peers = set()
+    found = []
     for table in ("tcp", "tcp6"):
         for line in (process / "net" / table).read_text("ascii").splitlines()[1:]:
             words = line.split()
-            # local, remote and state (01 is established), and the inode in the tenth column; see proc(5).
+            # local and remote address, state (01 is established), and in the tenth column the inode; see proc(5).
             if words[9] in inodes and words[3] == "01":
-                peers.add(_from_hex(words[2].partition(":")[0]))
-    return peers
+                here, there = (_end(word) for word in words[1:3])
+                found.append(Connection(here[0], there[0], there[1]))
+    return found
 
 
-def _from_hex(text: str) -> Any:
-    """An address as /proc/net/tcp has it: words of 32 bits in the machine's order."""
+def _end(text: str) -> tuple[str, Any]:
+    """An end of a connection as /proc/net/tcp has it: words of 32 bits in the machine's order, and the port."""
     import ipaddress
     import sys
 
-    raw = bytes.fromhex(text)
+    digits, _, port = text.partition(":")
+    raw = bytes.fromhex(digits)
     if sys.byteorder == "little":
         raw = b"".join(raw[i : i + 4][::-1] for i in range(0, len(raw), 4))
     address = ipaddress.ip_address(raw)
-    return getattr(address, "ipv4_mapped", None) or address
+    shown = f"[{address}]" if address.version == 6 else str(address)
+    return f"{shown}:{int(port, 16)}", getattr(address, "ipv4_mapped", None) or address
 
 
-def _same_address(text: str, peers: set[Any]) -> bool:
+def _address(text: str) -> Any:
     import ipaddress
 
     address = ipaddress.ip_address(text)
-    return (getattr(address, "ipv4_mapped", None) or address) in peers
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _check_user(account: str) -> None:

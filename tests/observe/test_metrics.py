@@ -101,7 +101,7 @@ def test_known_label_values_are_there_from_the_start_and_0() -> None:
     assert values(families["sentinel_window_keys"]) == {(name,): 0 for name, _ in RULES}
     assert values(families["sentinel_actions_total"]) == {
         (action, result): 0
-        for action in ("lock", "unlock", "notify", "flush", "map", "unmap", "kick", "smtpd", "hold", "hold-late", "ban")
+        for action in ("lock", "unlock", "notify", "flush", "flush-late", "map", "unmap", "kick", "smtpd", "hold", "hold-late", "ban")
         for result in ("simulated", "done", "failed", "refused")
     }
     assert values(families["sentinel_breaker_open"]) == {(): 0}

@@ -22,7 +22,7 @@ from sentinel.state import State
 
 WANG = "wang@corp.example"
 LIU = "liu@corp.example"
-ALL = ResponseSettings(flush_auth_cache=True, kick=True, end_smtpd=True, hold=True, grace=60.0, watch=600.0)
+ALL = ResponseSettings(flush_auth_cache=True, kick=True, end_smtp="cut", hold=True, grace=60.0, watch=600.0)
 ENFORCE = PolicySettings(mode="enforce")
 
 
@@ -86,7 +86,8 @@ def test_a_lock_is_followed_by_what_was_chosen_in_order(make: Any, response: Rec
     assert responder.drain(0)
     assert response.done == [("flush", WANG), ("kick", WANG), ("smtpd", WANG), ("hold", WANG)]
     assert states(responder.journal, lock) == {
-        "flush": "done", "kick": "done", "smtpd": "done", "hold": "done", "hold-late": "pending", "verify": "pending",
+        "flush": "done", "flush-late": "pending", "kick": "done", "smtpd": "done", "hold": "done", "hold-late": "pending",
+        "verify": "pending",
     }  # fmt: skip
     assert responder.results["hold", "done"] == 1
     (told,) = entries(state, event="step", what="hold")
@@ -206,9 +207,10 @@ def test_an_unlock_cancels_what_waits_and_flushes_the_cache(
     undone = unlock_by_hand(state, WANG, "", AccountLocker(sqlite.address), clock, response=response)
     assert response.steps == ["flush"]
     assert states(responder.journal, lock) == {
-        "flush": "done", "kick": "done", "smtpd": "done", "hold": "done", "hold-late": "cancelled", "verify": "cancelled",
+        "flush": "done", "flush-late": "cancelled", "kick": "done", "smtpd": "done", "hold": "done", "hold-late": "cancelled",
+        "verify": "cancelled",
     }  # fmt: skip
-    assert states(responder.journal, undone) == {"flush": "done"}
+    assert states(responder.journal, undone) == {"flush": "done", "flush-late": "pending"}
 
 
 def test_by_hand_the_same_follows_at_once(response: Recorded, clock: Any, state: State, sqlite: Any) -> None:
@@ -441,7 +443,7 @@ for later in (0, 61, 700):
 print("alive")
 """
 POINTS = [
-    *(f"{when} {step}" for when in ("before", "after") for step in ("flush", "kick", "hold", "hold-late")),
+    *(f"{when} {step}" for when in ("before", "after") for step in ("flush", "flush-late", "kick", "hold", "hold-late")),
     *(f"{when} Journal.{name}" for when in ("before", "after") for name in ("finish", "want", "claim", "step_done", "_note")),
 ]
 
