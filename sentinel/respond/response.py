@@ -66,6 +66,14 @@ class Session(NamedTuple):
     """When it did, seconds since the epoch."""
 
 
+class Connection(NamedTuple):
+    """Both ends of a TCP connection as ``ADDRESS:PORT``, IPv6 in brackets, and the other side's address."""
+
+    here: str
+    there: str
+    peer: Any
+
+
 class Facts(NamedTuple):
     """What the log says about an account's mail and sessions."""
 
@@ -210,14 +218,6 @@ class Response:
         if found.unread:
             detail += f"; {found.unread} of unknown origin were not looked into, do it with: sentinel queue hold"
         return Done(_shown(held.statement), held.done - held.already, detail=detail)
-
-
-class Connection(NamedTuple):
-    """Both ends of a TCP connection as ``ADDRESS:PORT``, IPv6 in brackets, and the other side's address."""
-
-    here: str
-    there: str
-    peer: Any
 
 
 def connections_of(session: Session) -> list[Connection]:

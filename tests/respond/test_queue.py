@@ -1,5 +1,6 @@
 """Postfix's queue: first on lines written by hand, then with a real Postfix."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -217,7 +218,7 @@ def programs(folder: Path, *, queue: Sequence[bytes] = (), postcat: str = "exit 
 
 def test_without_postfix(tmp_path: Path) -> None:
     queue = PostfixQueue(PostfixSettings(postqueue=(str(tmp_path / "postqueue"),)))
-    with pytest.raises(ProgramError, match="there is no program .*postqueue"):
+    with pytest.raises(ProgramError, match=r"there is no program .*postqueue"):
         queue.find(account=CULPRIT)
 
 
@@ -309,7 +310,7 @@ def test_find_wants_one_culprit(tmp_path: Path) -> None:
     queue = programs(tmp_path)
     with pytest.raises(ValueError, match="either an account or an address"):
         queue.find()
-    with pytest.raises(UserError, match='"10.0.0" is not an IP address; write it as'):
+    with pytest.raises(UserError, match=r'"10\.0\.0" is not an IP address; write it as'):
         queue.find(client_ip="10.0.0")
     with pytest.raises(UserError, match="the account is empty"):
         queue.find(account=" ")
@@ -571,5 +572,5 @@ def test_five_thousand_messages(postfix: Queued, queue: PostfixQueue) -> None:
     mark("")
     assert ids_of(found.entries) == set(spam) == ids_of(again.entries)
     assert (found.read, again.read, held.done, deleted.done) == (5000, 0, 2500, 2500)
-    for (what, begin), (_, end) in zip(marks, marks[1:], strict=False):
+    for (what, begin), (_, end) in itertools.pairwise(marks):
         print(f"{what}: {end - begin:.3f} s")
