@@ -29,8 +29,10 @@ from servers import Client, Dovecot, Postfix, Reply, Server, Sink, Sql, dovecot,
 from servers.process import run
 from systems import LIU, PASSWORDS, SYSTEMS, WANG, System
 
-from sentinel.config import DatabaseSettings
+from sentinel.config import DatabaseSettings, PostfixSettings, ResponseSettings
 from sentinel.respond.locks import AccessMapLocker, Locker, load_preset, locker_of_settings
+from sentinel.respond.queue import PostfixQueue
+from sentinel.respond.response import Facts, Response, Session, StepError
 
 QUEUED = 4
 """Messages that wait in the queue when the account is locked."""
@@ -231,6 +233,11 @@ class Lab:
         self.dovecot = Dovecot(folder / "dovecot", self.postfix.auth_socket, auth_cache=True, imap=True, **accounts.dovecot())
         self.map_path = self.postfix.etc / "locked"
 
+    def response(self) -> Response:
+        """What follows a lock, all of it."""
+        settings = ResponseSettings(flush_auth_cache=True, kick=True, hold=True, doveadm=tuple(self.dovecot.doveadm()))
+        return Response(settings, PostfixQueue(PostfixSettings(config_directory=str(self.postfix.etc))), self.map_locker())
+
     def map_locker(self) -> AccessMapLocker:
         return AccessMapLocker(options={"path": str(self.map_path), "postmap": tuple(self.postfix.command("postmap"))})
 
@@ -259,15 +266,6 @@ class Lab:
         """In which queues that is."""
         mine = self.queue_ids()
         return {message["queue_name"] for message in self.postfix.queue() if message["queue_id"] in mine}
-
-    def hold(self) -> None:
-        """Also what was just being tried."""
-
-        def held() -> bool:
-            self.postfix.hold(self.queue_ids())
-            return self.queues() == {"hold"}
-
-        until(held, "all of the account's mail is held")
 
 
 def connections_of(postfix: Postfix, account: str) -> list[tuple[str, str]]:
@@ -353,7 +351,7 @@ def test_a_locked_account_stops_and_an_unlocked_one_is_as_before(
     with contextlib.ExitStack() as stack:
         lab = stack.enter_context(Lab(folder, accounts, sink))
         locker = stack.enter_context(contextlib.closing(locker_of_settings(accounts.settings())))
-        by_map = lab.map_locker()
+        response = lab.response()
         before = accounts.kept()
         sink.answer("mail", "450 4.7.1 not now", sender=f"^{re.escape(WANG)}$")
         checked, unchecked = stack.enter_context(lab.session("checked")), stack.enter_context(lab.session("unchecked"))
@@ -366,35 +364,38 @@ def test_a_locked_account_stops_and_an_unlocked_one_is_as_before(
         bystander = stack.enter_context(Bystander(lab.postfix))
         bystander.wait_for_more()
 
-        locked = _lock(name, lab, locker, table)
+        locked = _lock(name, lab, locker, response, table)
         assert accounts.kept() != before
         assert unchecked.send(WANG, ["victim@remote.example"]).accepted, "an open session does not ask the database"
         with table.timed(name, "RCPT refused"):
-            entered = by_map.lock(WANG, nobody_asks)
+            response.perform("map", WANG, Facts())
             refused = checked.send(WANG, ["victim@remote.example"])
         assert refused.code == 554, refused
         _cut_sessions(name, lab, unchecked, table, can_cut)
         with table.timed(name, "IMAP kicked"):
-            lab.dovecot.kick(WANG)
+            assert response.perform("kick", WANG, Facts()).detail == "sessions were ended"
             until(lambda: ended(reading), "the IMAP session ends")
         with table.timed(name, "queue held"):
-            lab.hold()
+            held = response.perform("hold", WANG, Facts())
+        # What no log has told: the logins stand in the envelopes.
+        assert held.rows == len(lab.queue_ids()) == QUEUED + 1, held
+        assert response.perform("hold-late", WANG, Facts()).rows == 0
         _nothing_leaves(lab, bystander)
 
-        _unlock(name, lab, lambda: (by_map.unlock(WANG, entered.prior), locker.unlock(locked.login, locked.prior)), table)
+        _unlock(name, lab, lambda: (response.perform("unmap", WANG, Facts()), locker.unlock(locked.login, locked.prior)), response, table)
         assert accounts.kept() == before
         bystander.wait_for_more()
     assert bystander.troubles == []
 
 
-def _lock(name: str, lab: Lab, locker: Locker, table: Table) -> Any:
+def _lock(name: str, lab: Lab, locker: Locker, response: Response, table: Table) -> Any:
     assert lab.login().accepted
     with table.timed(name, "lock"):
         locked = locker.lock(WANG, nobody_asks)
     assert (locked.login, locked.locked_already, locker.is_locked(WANG), locker.is_locked(LIU)) == (WANG, False, True, False)
     assert lab.login().accepted, "Dovecot remembers the answer from before"
     with table.timed(name, "flush"):
-        lab.dovecot.flush_auth_cache(WANG)
+        response.perform("flush", WANG, Facts())
     with table.timed(name, "AUTH refused"):
         _next_login(name, lab, accepted=False)
     return locked
@@ -439,12 +440,12 @@ def _nothing_leaves(lab: Lab, bystander: Bystander) -> None:
     assert lab.queues() == {"hold"}
 
 
-def _unlock(name: str, lab: Lab, undo: Callable[[], object], table: Table) -> None:
+def _unlock(name: str, lab: Lab, undo: Callable[[], object], response: Response, table: Table) -> None:
     taken = lab.sink.recipients(WANG)
     waiting = lab.queue_ids()
     with table.timed(name, "unlock"):
         undo()
-        lab.dovecot.flush_auth_cache(WANG)
+        response.perform("flush", WANG, Facts())
     with table.timed(name, "AUTH again"):
         _next_login(name, lab, accepted=True)
     with table.timed(name, "queue sent"):
@@ -524,3 +525,62 @@ def test_a_closed_connection_ends_the_session_and_nobody_else_notices(one_sessio
         assert other.login(LIU, PASSWORDS[LIU]).accepted
         assert other.send(LIU, ["friend@remote.example"]).accepted
     assert "throttling" not in lab.postfix.log()
+
+
+@pytest.fixture
+def direct(imap_server: None, sink: Sink) -> Iterator[tuple[Lab, Client, Session]]:
+    """A session that came without a proxy, so that Postfix's log names the address at the other end of the connection."""
+    sink.accept()
+    with workspace() as folder:
+        lab = Lab(folder, InFile(folder), sink)
+        port = lab.postfix.listen("direct", proxy=False)
+        with lab, Client(port, client_ip=None) as session:
+            assert session.login(WANG, PASSWORDS[WANG]).accepted
+            assert session.send(WANG, ["victim@remote.example"]).accepted
+            line = lab.postfix.wait_log(rf"smtpd\[(\d+)\]: \w+: client=.*\[(.*)\], sasl_method=.*, sasl_username={re.escape(WANG)}\n")
+            yield lab, session, Session(int(line[1]), line[2], time.time())
+
+
+def test_sentinel_cuts_the_session_of_the_account_alone(direct: tuple[Lab, Client, Session], can_cut: bool) -> None:
+    lab, session, known = direct
+    response = Response(ResponseSettings(end_smtp="cut"))
+    with Client(lab.postfix.ports["direct"], client_ip=None) as other:
+        assert other.login(LIU, PASSWORDS[LIU]).accepted
+        if not can_cut:
+            with pytest.raises(StepError, match="this kernel does not close other programs' connections"):
+                response.perform("smtpd", WANG, Facts(sessions=[known]))
+            return
+        # One that is over, one that another client has, one that was never an smtpd, one that began later than its message.
+        strangers = [known._replace(pid=999_999_999), known._replace(client_ip="203.0.113.66"), known._replace(pid=os.getpid())]
+        for stranger in [*strangers, known._replace(time=known.time - 3600)]:
+            assert response.perform("smtpd", WANG, Facts(sessions=[stranger])).rows == 0
+        assert session.noop().accepted
+        done = response.perform("smtpd", WANG, Facts(sessions=[known]))
+        assert (done.rows, done.statement.split()[:4]) == (1, ["ss", "-K", "-t", "src"])
+        assert session.noop().code == 0
+        assert other.send(LIU, ["friend@remote.example"]).accepted
+        assert response.perform("smtpd", WANG, Facts(sessions=[known])).rows == 0
+
+
+def test_sentinel_ends_the_smtpd_where_the_admin_wants_that(direct: tuple[Lab, Client, Session]) -> None:
+    _, session, known = direct
+    response = Response(ResponseSettings(end_smtp="kill"))
+    assert response.perform("smtpd", WANG, Facts(sessions=[known])).statement == f"kill -TERM {known.pid}"
+    assert session.noop().code == 0
+
+
+def test_doveadm_without_a_dovecot_is_a_sentence(tmp_path: Path, imap_server: None) -> None:
+    settings = ResponseSettings(flush_auth_cache=True, kick=True, doveadm=("doveadm", "-o", f"base_dir={tmp_path}"))
+    response = Response(settings)
+    for step in ("flush", "kick"):
+        with pytest.raises(StepError, match=r"^doveadm (auth cache flush|kick) failed: "):
+            response.perform(step, WANG, Facts())
+
+
+@pytest.mark.parametrize("account", ["*", "w*@corp.example", "?", "", "a\nb", "x" * 400])
+def test_no_account_means_several_users_to_doveadm(account: str) -> None:
+    response = Response(ResponseSettings(flush_auth_cache=True, kick=True, doveadm=("/bin/false",)))
+    for step in ("flush", "kick"):
+        with pytest.raises(StepError) as raised:
+            response.perform(step, account, Facts())
+        assert raised.value.final

@@ -469,7 +469,7 @@ def test_killed_between_any_two_steps_each_is_done_and_the_journal_is_whole(poin
         (lock,) = journal.open_locks()
         assert set(states(journal, lock).values()) == {"done"}
         assert sorted(path.name for path in directory.glob("* *@*")) == [
-            f"{step} {WANG}" for step in ("flush", "hold", "hold-late", "kick")
+            f"{step} {WANG}" for step in ("flush", "flush-late", "hold", "hold-late", "kick")
         ]
         assert len(entries(state, event="settled", what="lock", state="done")) == 1
 
