@@ -296,6 +296,11 @@ class Responder:
             self._wake.notify_all()
 
     def _work(self) -> None:
+        if self._locker is not None:
+            # What the first lock needs is loaded now: half a second is hundreds of recipients.
+            import subprocess  # noqa: F401
+
+            import stamina  # noqa: F401
         while not self._stopping:
             with self._wake:
                 self._awake = False

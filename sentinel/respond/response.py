@@ -97,8 +97,12 @@ class Response:
     def after_lock(self, now: float) -> dict[str, float]:
         """Steps that a lock brings, in the order in which they are done, each with the wall clock from which it is due."""
         chosen = self.settings
-        steps = {"flush": now, "flush-late": now + _FLUSH_AGAIN_SECONDS} if chosen.flush_auth_cache else {}
-        steps |= self.meanwhile(now)
+        steps = self.meanwhile(now)
+        if chosen.flush_auth_cache:
+            # The map stops what the cache would still let in, so it comes first.
+            others = {step: due for step, due in steps.items() if step != "map"}
+            first = {"map": now} if "map" in steps else {}
+            steps = {**first, "flush": now, "flush-late": now + _FLUSH_AGAIN_SECONDS, **others}
         if chosen.hold:
             steps["hold-late"] = now + chosen.grace
         if chosen.verify:
