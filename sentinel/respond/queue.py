@@ -42,7 +42,7 @@ TOLERANCE_SECONDS = 3
 
 _TELL_EVERY = 1000
 _READ_AT_ONCE = 100
-_ACT_AT_ONCE = 1000
+_ACT_AT_ONCE = 500
 _MAX_LINE_BYTES = 64 << 20
 """A message of a hundred thousand recipients, each with a reason."""
 _MAX_ENVELOPE_LINE_BYTES = 1 << 14
