@@ -507,7 +507,7 @@ def test_every_form_has_a_golden_row():
     # These have their own: test_deliveries.py, test_postscreen.py, test_dovecot.py.
     shown |= {(service, kind) for service in ("smtp", "tlsproxy", "dnsblog", "qmgr", "postscreen") for kind in ("other", "connect_failed")}
     shown |= {("postscreen", "connect"), ("postscreen", "disconnect")}
-    shown |= {("dovecot", kind) for kind in ("auth_success", "auth_failed", "other")}
+    shown |= {("dovecot", kind) for kind in ("auth_success", "auth_failed", "warning", "other")}
     missing = [form.template for form in FORMS if not any((service, form.kind) in shown for service in form.services)]
     assert missing == []
 
