@@ -562,7 +562,8 @@ def test_five_thousand_messages(postfix: Queued, queue: PostfixQueue) -> None:
         marks.append((what, time.monotonic()))
 
     mark("list")
-    assert sum(1 for _ in queue.entries()) == 5000
+    # One that goes from active to deferred meanwhile may be listed twice.
+    assert len({entry.queue_id for entry in queue.entries()}) == 5000
     mark("find, reading 5,000 envelopes")
     found = queue.find(account=CULPRIT)
     mark("find again")
