@@ -556,14 +556,15 @@ def test_five_thousand_messages(postfix: Queued, queue: PostfixQueue) -> None:
         parts = [pool.submit(postfix.put, CULPRIT, THIEF, 625, recipients=recipients) for _ in range(4)]
         parts += [pool.submit(postfix.put, ANNA, HOME, 625) for _ in range(4)]
         spam = [one for part in parts[:4] for one in part.result()]
+    # One that goes from a queue to another while it is listed may be there twice, or not.
+    postfix.wait_deferred(5000)
     marks = [("put", clock)]
 
     def mark(what: str) -> None:
         marks.append((what, time.monotonic()))
 
     mark("list")
-    # One that goes from active to deferred meanwhile may be listed twice.
-    assert len({entry.queue_id for entry in queue.entries()}) == 5000
+    assert sum(1 for _ in queue.entries()) == 5000
     mark("find, reading 5,000 envelopes")
     found = queue.find(account=CULPRIT)
     mark("find again")
