@@ -31,6 +31,7 @@ from sentinel.observe.metrics import Metrics
 from sentinel.observe.server import Server
 from sentinel.observe.status import Snapshot, Status
 from sentinel.respond.ban import banner_of
+from sentinel.respond.journal import Action, Journal
 from sentinel.respond.locks import Locker, LockError
 from sentinel.respond.notify import Notifier
 from sentinel.respond.responder import INEFFECTIVE, Responder, list_locks
@@ -140,7 +141,7 @@ class Daemon:
             sources=self.config.log,
             rules=[*((rule.name, rule.severity) for rule in engine.rules), (INEFFECTIVE, "critical")],
             detections=state.recent_detections,
-            locks=lambda: [action.to_dict() for action in list_locks(state)],
+            locks=lambda: [_with_steps(action, responder.journal) for action in list_locks(state)],
             mode=responder.mode,
             lock_total=self.config.policy.lock_at,
             targets=[target.name for target in notifier.targets],
@@ -356,6 +357,11 @@ class Daemon:
                     self._new_replies = self._reply_files.load()
                 except UserError as error:
                     _log.warning("%s; going on with the reply rules read before", error)
+
+
+def _with_steps(action: Action, journal: Journal) -> dict[str, Any]:
+    """A lock for /api/locks, with what followed it."""
+    return {**action.to_dict(), "steps": {step.step: step.state for step in journal.steps(action)}}
 
 
 class _Signals:

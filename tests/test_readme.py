@@ -8,14 +8,25 @@ import yaml
 from pydantic import BaseModel
 
 from sentinel.cli import build_parser, main
-from sentinel.config import TARGET_KINDS, BanSettings, Config, DatabaseSettings, LoginSettings, PolicySettings, load_config
+from sentinel.config import (
+    TARGET_KINDS,
+    AccessMapSettings,
+    BanSettings,
+    Config,
+    DatabaseSettings,
+    LoginSettings,
+    PolicySettings,
+    PostfixSettings,
+    ResponseSettings,
+    load_config,
+)
 from sentinel.detect.detection import Detection
 from sentinel.detect.engine import REPLY_COLUMNS
 from sentinel.detect.replies import _RULE_KEYS as _REPLY_KEYS
 from sentinel.detect.replies import CLASS_NAMES, STAGES
 from sentinel.detect.rules import _RULE_KEYS, CONDITION_FIELDS
 from sentinel.maillog.fields import COLUMNS, KINDS
-from sentinel.observe.metrics import METRICS
+from sentinel.observe.metrics import ACTIONS, METRICS, RESULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8") if (ROOT / "README.md").exists() else ""
@@ -45,14 +56,31 @@ def test_configuration_is_whole_and_says_the_defaults(tmp_path: Path, capsys: py
     assert main(["config", "check", str(tmp_path / "sentinel.yaml")]) == 0, capsys.readouterr().err
     shown = yaml.safe_load(text)
     assert set(shown) == set(Config.model_fields)
-    sections: dict[str, type[BaseModel]] = {"policy": PolicySettings, "database": DatabaseSettings, "logins": LoginSettings}
+    sections: dict[str, type[BaseModel]] = {
+        "policy": PolicySettings,
+        "response": ResponseSettings,
+        "database": DatabaseSettings,
+        "postfix": PostfixSettings,
+        "logins": LoginSettings,
+    }
     for name, model in sections.items():
         either = {"database", "query"} if name == "logins" else set()
         assert set(shown[name]) == set(model.model_fields) - either
     default = Config.from_arguments(log=["x"])
     assert (shown["state"], shown["listen"], tuple(shown["networks"])) == (default.state, default.listen, default.networks)
-    policy = PolicySettings.model_validate({**shown["policy"], "protected": ()})
-    assert policy == PolicySettings()
+    policy = load_config(tmp_path / "sentinel.yaml").policy
+    assert policy == PolicySettings(unlock_after=86_400.0)
+    response = load_config(tmp_path / "sentinel.yaml").response
+    assert response == ResponseSettings(access_map=AccessMapSettings(path="/etc/postfix/sentinel-locked"))
+
+
+def test_what_follows_a_lock_is_whole() -> None:
+    example = yaml.safe_load(
+        "\n".join(line[3:] for line in re.search(r"^   response:\n(.*?)^   ```", section("Let it lock"), re.M | re.S)[0].splitlines()[:-1])
+    )
+    assert ResponseSettings.model_validate(example["response"]).hold
+    steps = words(section("Metrics"))
+    assert set(ACTIONS) | set(RESULTS) <= steps
 
 
 def test_targets_and_bans_work_and_their_keys_are_whole(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from sentinel.config import Mode, PolicySettings
 from sentinel.detect.detection import Detection, account_key
 from sentinel.detect.engine import Accepted, OpenMessages
 from sentinel.errors import UserError
+from sentinel.respond import chain
 from sentinel.respond.journal import Action, Done, Journal, Step, Superseded
 from sentinel.respond.locks import Locker, LockError, LockFailed, LockRefused, LockTrouble, LockUnavailable
 from sentinel.respond.policy import Policy, printable, protecting_pattern
@@ -423,7 +424,8 @@ class Responder:
             with self._lock:
                 self.results[step.step, result] += 1
         current = next((other for other in self.journal.steps(action) if other.step == step.step), step)
-        _log.info("%s after the %s of %s: %s: %s", step.step, action.action, printable(action.account), result, current.detail or "")
+        what = f"{step.step} after the {action.action} of {printable(action.account)}"
+        _log.info("%s: %s: %s (journal %s)", what, result, current.detail or "", chain.head(self.state))
 
     def _tell(self, action: Action) -> None:
         result = "failed" if action.state == "pending" and action.attempts else action.state
@@ -431,12 +433,14 @@ class Responder:
             return
         with self._lock:
             self.results[action.action, result] += 1
+        # The journal's last number and hash, for whoever wants to see later that it is still the same (locks verify-journal --head).
         _log.info(
-            "%s %s: %s: %s",
+            "%s %s: %s: %s (journal %s)",
             action.action,
             printable(action.account),
             result,
             action.refused or action.error or action.why,
+            chain.head(self.state),
         )
         for callback in self.on_action:
             try:
