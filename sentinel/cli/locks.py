@@ -87,7 +87,10 @@ def _act(state: State, config: Config | None, arguments: argparse.Namespace) -> 
         if step.state in ("done", "failed") or step.attempts:
             print(f"    {step.step}: {step.state}{f': {plain(step.detail)}' if step.detail else ''}")
     if arguments.locks_command == "unlock" and action.state == "done" and config is not None and config.response.hold:
-        print(f"    mail that is on hold stays there; look at it: sentinel queue list --account {plain(action.account)}", file=sys.stderr)
+        print(
+            f"sentinel: mail that is on hold stays there; look at it: sentinel queue list --account {plain(action.account)}",
+            file=sys.stderr,
+        )
     failed = any(step.state == "failed" or (step.attempts and step.state == "pending") for step in steps)
     return EXIT_OK if action.state == "done" and not failed else EXIT_FOUND
 
@@ -113,13 +116,15 @@ def _verify_export(arguments: argparse.Namespace) -> int:
             return _verdict(chain.verify_export(lines, arguments.file, heads))
     except UnicodeDecodeError:
         raise UserError(f"{arguments.file}: is no journal export: it is not text in UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{arguments.file}: can't be read: {error.strerror}") from None
 
 
 def _verdict(verdict: chain.Verdict) -> int:
     for problem in verdict.problems:
         print(problem)
     if verdict.problems:
-        print(f"the journal does not hold: {len(verdict.problems)} problems", file=sys.stderr)
+        print(f"sentinel: the journal does not hold: {len(verdict.problems)} problems", file=sys.stderr)
         return EXIT_FOUND
     print(f"{verdict.head.seq} entries, unbroken; the last is {verdict.head}")
     return EXIT_OK

@@ -291,8 +291,8 @@ def banner_of(config: Config, state: State, *, rules: Iterable[str] | None = Non
         return None
     if rules is not None:
         check_rules(settings, rules)
-    protected = tuple(getattr(config.policy, "protected_networks", ()))
-    return Banner(state, settings, never=(*config.networks, *protected), max_age_seconds=config.policy.max_evidence_age, now=now)
+    never = (*config.networks, *config.policy.protected_networks)
+    return Banner(state, settings, never=never, max_age_seconds=config.policy.max_evidence_age, now=now)
 
 
 def check_rules(settings: BanSettings, rules: Iterable[str]) -> None:

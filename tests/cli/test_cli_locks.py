@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 from commands import Run
 
+from sentinel.respond.journal import Journal
+from sentinel.state import State
+
 
 @pytest.fixture
 def mailboxes(tmp_path: Path) -> Path:
@@ -203,3 +206,93 @@ def test_passwd_file_by_its_url(sentinel: Run, tmp_path: Path) -> None:
 def test_file_for_a_preset_of_a_database(sentinel: Run, tmp_path: Path) -> None:
     where = ("--state", tmp_path / "state", "--database", "file:///etc/dovecot/users")
     sentinel("locks", "lock", "a@example.com", *where).refused("database.url", "dovecot-passwd-file")
+
+
+# the journal, the breaker, what the mail system says
+
+
+def test_the_journal_is_listed_exported_and_verified(locks: Run, sentinel: Run, tmp_path: Path) -> None:
+    locks("lock", "info@example.com", "--why", "called us")
+    locks("protect", "*@vip.example")
+    shown = locks("list", "--journal").out.splitlines()
+    assert [line.split()[0] for line in shown] == [str(n) for n in range(1, len(shown) + 1)]
+    assert "hand:" in shown[0]
+    assert "called us" in shown[0]
+    assert any("UPDATE" in line and "1 changed" in line for line in shown)
+    done = locks("verify-journal")
+    assert (done.code, done.err) == (0, "")
+    head = done.out.split()[-1]
+    export = tmp_path / "journal.jsonl"
+    export.write_text(locks("list", "--journal", "--format", "jsonl").out, encoding="utf-8")
+    assert sentinel("locks", "verify-journal", export, "--head", head).out == done.out
+    assert locks("verify-journal", "--head", head).code == 0
+    export.write_text(export.read_text(encoding="utf-8").replace("called us", "nobody did"), encoding="utf-8")
+    done = sentinel("locks", "verify-journal", export)
+    assert done.code == 1
+    assert done.out.startswith("entry 1 has been changed")
+    assert done.sentences == ["the journal does not hold: 2 problems"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["verify-journal", "--head", "nonsense"], ["nonsense", "NUMBER:HASH"]),
+        (["lock", "info@example.com", "--for", "soon"], ["--for", "soon", "90s, 10m, 1h, 7d"]),
+        (["list", "--every", "--journal"], ["--journal", "not allowed with", "--every"]),
+    ],
+)
+def test_what_is_not_understood(locks: Run, arguments: list[str], words: list[str]) -> None:
+    locks("protect", "x@y")
+    locks(*arguments).refused(*words)
+
+
+def test_a_file_that_is_no_export(sentinel: Run, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"\xff\xfe")
+    sentinel("locks", "verify-journal", path).refused(str(path), "UTF-8")
+    path.write_text('{"a": 1}\n', encoding="utf-8")
+    sentinel("locks", "verify-journal", path).refused(f"{path}:1", "locks list --journal --format jsonl")
+    sentinel("locks", "verify-journal", tmp_path / "none").refused("none", "No such file")
+
+
+def test_a_lock_for_a_while_says_until_when(locks: Run) -> None:
+    done = locks("lock", "info@example.com", "--for", "2h")
+    assert (done.code, "until 20" in done.out) == (0, True)
+    assert "until 20" in locks("list").out
+    (lock,) = journal(locks)
+    assert lock["expires"] > lock["created"]  # type: ignore[operator]
+
+
+def test_who_is_locked_there_whoever_did_it(locks: Run) -> None:
+    locks("lock", "info@example.com")
+    assert sorted(locks("list", "--actual").out.splitlines()) == ["info@example.com  by sentinel", "old@example.com  by others"]
+    lines = [json.loads(line) for line in locks("list", "--actual", "--format", "jsonl").out.splitlines()]
+    assert {line["account"]: line["by"] for line in lines} == {"info@example.com": "sentinel", "old@example.com": "others"}
+
+
+def test_the_breaker_is_shown_and_closed(locks: Run, tmp_path: Path) -> None:
+    assert locks("resume").out == "the breaker was not open\n"
+    with State(tmp_path / "state") as state:
+        Journal(state).open_breaker("11 accounts reached the score within 10m, more than 10", 1_700_000_000.0)
+    assert locks("list").out.startswith("the breaker is open since 2023-11-14T22:13:20Z: 11 accounts")
+    assert locks("resume", "--why", "the newsletter").out == "the breaker is closed; policy may lock again\n"
+    assert locks("list").out == "no locks\n"
+    assert [entry["event"] for entry in map(json.loads, locks("list", "--journal", "--format", "jsonl").out.splitlines())] == [
+        "breaker-open",
+        "breaker-closed",
+    ]
+
+
+def test_steps_of_a_configuration_follow_a_lock_by_hand(sentinel: Run, mailboxes: Path, tmp_path: Path) -> None:
+    """doveadm is not there: that is said, and the lock is made all the same."""
+    config = tmp_path / "sentinel.yaml"
+    config.write_text(
+        f"log: x\nstate: {tmp_path / 'state'}\ndatabase: {{url: 'sqlite:///{mailboxes}'}}\n"
+        "response: {kick: true, doveadm: /none/doveadm}\n",
+        encoding="utf-8",
+    )
+    done = sentinel("locks", "lock", "info@example.com", "--config", config)
+    assert done.code == 1
+    first, kick = done.out.splitlines()
+    assert first.split()[1:3] == ["lock", "done"]
+    assert kick == "    kick: pending: there is no program /none/doveadm here; install it, or configure where it is"
