@@ -104,6 +104,7 @@ _UPGRADES: tuple[tuple[str, ...], ...] = (
              due REAL NOT NULL,                -- wall clock: not before
              attempts INTEGER NOT NULL DEFAULT 0,
              detail TEXT,                      -- what came of it, or the last error
+             found TEXT,                       -- what was there before the first attempt changed anything
              changed REAL NOT NULL,
              PRIMARY KEY (action, step)
            )

@@ -108,6 +108,8 @@ class Step:
     attempts: int
     detail: str | None
     """What came of it, or the last error."""
+    found: str | None
+    """What was there before the first attempt changed anything, where that matters."""
     changed: float
 
 
@@ -276,11 +278,20 @@ class Journal:
             if settled:
                 if state == "done" and action.action == "unlock":
                     self.close_lock(str(action.target), now)
+                if state == "refused":
+                    self._take_back(action, now)
                 if steps:
                     self.want(action, steps, now)
                 more = {} if done is None else {"statement": done.statement or None, "rows": done.rows, **_timed(done.seconds)}
                 self._note(self.get(action.id) or action, "settled", now, **more)
             return bool(settled)
+
+    def _take_back(self, action: Action, now: float) -> None:
+        """A lock that is not to be was waiting for the database, and some steps may have been taken meanwhile. Mail on hold stays there."""
+        with self.state.transaction() as db:
+            db.execute("UPDATE steps SET state = 'cancelled', changed = ? WHERE action = ? AND state = 'pending'", (now, action.id))
+            if any(step.step == "map" and step.found is not None for step in self.steps(action)):
+                self.want(action, {"unmap": now}, now)
 
     def close_lock(self, lock_id: str, now: float) -> None:
         """The lock is undone. One that was still pending is refused by that."""
@@ -307,6 +318,11 @@ class Journal:
                 f"ON CONFLICT (action, step) DO {anew}",
                 [(action.id, step, due, now) for step, due in steps.items()],
             )
+
+    def record_found(self, step: Step, found: str) -> None:
+        """Keeps what a step finds, just before it changes anything; what the first attempt found stays."""
+        with self.state.transaction() as db:
+            db.execute("UPDATE steps SET found = COALESCE(found, ?) WHERE action = ? AND step = ?", (found, step.action, step.step))
 
     def step_tried(self, step: Step, action: Action, error: str, now: float, *, due: float | None, done: Done | None = None) -> None:
         """An attempt at a step failed. It is due again then, or never where ``due`` is None."""
@@ -357,7 +373,7 @@ class Journal:
 
     def _steps(self, where: str, parameters: Sequence[object]) -> list[Step]:
         rows = self.state.query(
-            f"SELECT action, step, state, due, attempts, detail, changed FROM steps WHERE {where} ORDER BY rowid", parameters
+            f"SELECT action, step, state, due, attempts, detail, found, changed FROM steps WHERE {where} ORDER BY rowid", parameters
         )
         return [Step(*row) for row in rows]
 
@@ -463,6 +479,15 @@ class Journal:
     def open_lock(self, account: str) -> Action | None:
         """The lock on an account that is done or pending and not undone."""
         found = self._select(f"account_key = ? AND {_OPEN_LOCK}", (account_key(account),))
+        return found[0] if found else None
+
+    def failed_lock(self, account: str) -> Action | None:
+        """A lock that was given up, while the account stands in the access map because of it."""
+        found = self._select(
+            "account_key = ? AND action = 'lock' AND state = 'failed' AND closed = 0 AND EXISTS "
+            "(SELECT 1 FROM steps WHERE steps.action = actions.id AND step = 'map' AND found IS NOT NULL) ORDER BY seq DESC LIMIT 1",
+            (account_key(account),),
+        )
         return found[0] if found else None
 
     def open_locks(self) -> list[Action]:

@@ -567,11 +567,15 @@ def take_step(
     if step.step == "verify":
         return _verify(journal, response, action, step, now)
     began = time.monotonic()
-    before = journal.get(str(action.target)) if action.target else None
-    mapped = next((other for other in journal.steps(before) if other.step == "map"), None) if before else None
+    lock = (journal.get(action.target) if action.target else None) or action
+    found = next((other.found for other in journal.steps(lock) if other.step == "map"), None)
     try:
         done = response.perform(
-            step.step, action.login or action.account, facts, mapped_before=mapped is not None and response.there_before(mapped.detail)
+            step.step,
+            action.login or action.account,
+            facts,
+            record=lambda there: journal.record_found(step, there),
+            found=found,
         )
     except StepError as error:
         attempts = step.attempts + 1
@@ -652,11 +656,11 @@ def unlock_by_hand(
     _check_given(account)
     journal = Journal(state, teller.action if teller else None)
     with state.transaction():
-        lock = journal.open_lock(account)
+        lock = journal.open_lock(account) or journal.failed_lock(account)
         if lock is None:
             raise UserError(f"there is no lock by sentinel on {printable(account)}; sentinel locks list shows those that there are")
         action = None
-        if lock.prior is None:
+        if lock.prior is None or lock.state == "failed":
             journal.close_lock(lock.id, now())
             action = journal.by_hand("unlock", account, why, now(), state="done", target=lock)
             if action is not None and response is not None:

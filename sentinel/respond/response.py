@@ -46,7 +46,7 @@ _MAX_ACCOUNT_CHARACTERS = 320
 _NO_SESSION = 68
 """What doveadm kick exits with (EX_NOHOST) where the user has no session."""
 _FLUSH_AGAIN_SECONDS = 2.0
-_THERE_BEFORE = "it was in the map before"
+_THERE, _ABSENT = "there", "absent"
 
 
 class StepError(Exception):
@@ -122,14 +122,18 @@ class Response:
 
     # doing
 
-    def perform(self, step: str, account: str, facts: Facts, *, mapped_before: bool = False) -> Done:
-        """Does a step. ``account`` as the mail system has it; ``mapped_before``: it was in the map before we came. Raises StepError."""
+    def perform(
+        self, step: str, account: str, facts: Facts, *, record: Callable[[str], None] = lambda _: None, found: str | None = None
+    ) -> Done:
+        """Does a step. ``account`` as the mail system has it. ``record`` is told what is there before anything is changed, where that
+        matters for the undoing; ``found`` is that, when it is undone. Raises StepError.
+        """
         began = time.monotonic()
         does: dict[str, Callable[[], Done]] = {
             "flush": lambda: self._flush(account),
             "flush-late": lambda: self._flush(account),
-            "map": lambda: self._mapped(account),
-            "unmap": lambda: Done(detail=_THERE_BEFORE) if mapped_before else self._unmapped(account),
+            "map": lambda: self._mapped(account, record),
+            "unmap": lambda: Done(rows=0, detail="it was in the map before") if found == _THERE else self._unmapped(account),
             "kick": lambda: self._kick(account),
             "smtpd": lambda: self._end_smtp(facts.sessions),
             "hold": lambda: self._hold(account, facts),
@@ -144,11 +148,6 @@ class Response:
         except (LockError, ProgramError) as error:
             raise StepError(str(error)) from None
         return Done(done.statement, done.rows, time.monotonic() - began, done.detail)
-
-    @staticmethod
-    def there_before(detail: str | None) -> bool:
-        """Whether a ``map`` step found the account in the map already, by its detail in the journal."""
-        return detail == _THERE_BEFORE
 
     def _flush(self, account: str) -> Done:
         _check_user(account)
@@ -169,10 +168,10 @@ class Response:
             raise StepError(f"doveadm kick failed: {_words(ran.err) or f'exit code {ran.code}'}")
         return Done(_shown(argv), None, detail="sessions were ended")
 
-    def _mapped(self, account: str) -> Done:
+    def _mapped(self, account: str, record: Callable[[str], None]) -> Done:
         assert self._map is not None
-        result = self._map.lock(account, lambda *_: None)
-        return Done(result.statement, result.rows, detail=_THERE_BEFORE if result.locked_already else "")
+        result = self._map.lock(account, lambda login, prior, there: record(_THERE if there else _ABSENT))
+        return Done(result.statement, result.rows, detail="it is in the map already" if result.locked_already else "")
 
     def _unmapped(self, account: str) -> Done:
         assert self._map is not None

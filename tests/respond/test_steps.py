@@ -1,6 +1,7 @@
 """What follows a lock: which steps, when, in which order, and that none is lost or done for nothing."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from sentinel.config import PolicySettings, ResponseSettings
+from sentinel.config import AccessMapSettings, PolicySettings, ResponseSettings
 from sentinel.detect.detection import Detection
 from sentinel.detect.engine import Accepted, OpenMessages
+from sentinel.errors import UserError
 from sentinel.respond import chain
 from sentinel.respond.journal import Action, Done, Journal
-from sentinel.respond.locks import AccountLocker, LockUnavailable
+from sentinel.respond.locks import AccessMapLocker, AccountLocker, LockUnavailable
 from sentinel.respond.responder import INEFFECTIVE, Responder, lock_by_hand, take_step, unlock_by_hand
 from sentinel.respond.response import Facts, Response, Session, StepError
 from sentinel.state import State
@@ -35,7 +37,7 @@ class Recorded(Response):
         self.facts: list[Facts] = []
         self.failing: dict[str, StepError] = {}
 
-    def perform(self, step: str, account: str, facts: Facts, *, mapped_before: bool = False) -> Done:
+    def perform(self, step: str, account: str, facts: Facts, *, record: Any = None, found: str | None = None) -> Done:
         self.done.append((step, account))
         self.facts.append(facts)
         if step in self.failing:
@@ -322,6 +324,84 @@ def test_silence_counts_only_when_the_log_has_been_read(make: Any, detect: Any, 
     assert states(responder.journal, lock)["verify"] == "done"
 
 
+# the access map, with the real postmap
+
+
+@pytest.fixture
+def mapped(tmp_path: Path) -> Callable[[], Response]:
+    """Responses with an access map in which somebody was put by hand."""
+    if shutil.which("postmap") is None:
+        pytest.skip("Postfix is not installed (apt install postfix)")
+    path, main = tmp_path / "locked", tmp_path / "postfix" / "main.cf"
+    path.write_text("liu@corp.example REJECT by hand\n", encoding="utf-8")
+    main.parent.mkdir()
+    main.write_text("compatibility_level = 3.6\n", encoding="utf-8")
+    # Postfix waits until a new main.cf is two seconds old.
+    os.utime(main, (1_700_000_000, 1_700_000_000))
+    postmap = ("postmap", "-c", str(main.parent))
+    subprocess.run([*postmap, f"hash:{path}"], check=True)
+    settings = ResponseSettings(access_map=AccessMapSettings(path=str(path), type="hash", postmap=postmap))
+    locker = AccessMapLocker(options=settings.access_map.model_dump())  # type: ignore[union-attr]
+    return lambda: Response(settings, None, locker)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_entry_of_ours_goes_with_the_unlock_and_one_that_was_there_before_stays(
+    killed: bool, make: Any, mapped: Any, detect: Any, clock: Any, state: State, sqlite: Any, tmp_path: Path
+) -> None:
+    before = (tmp_path / "locked").read_text(encoding="utf-8")
+    response = mapped()
+    responder = make(response=response)
+    wang, liu = report(responder, detect(WANG), detect(LIU))
+    if killed:
+        # The entry is made, and the process dies before it says so.
+        real = responder.journal.step_done
+        responder.journal.step_done = lambda *_, **__: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            responder.drain(0)
+        responder.journal.step_done = real
+        clock.seconds += 16
+    responder.drain(0)
+    # Once more, as after an outage of the database.
+    for action in (wang, liu):
+        responder.journal.want(action, {"map": clock()}, clock())
+    responder.drain(0)
+    assert (tmp_path / "locked").read_text(encoding="utf-8").count("REJECT") == 2
+    for account in (WANG, LIU):
+        unlock_by_hand(state, account, "", AccountLocker(sqlite.address), clock, response=response)
+    assert (tmp_path / "locked").read_text(encoding="utf-8") == before
+
+
+@pytest.mark.parametrize("ending", ["refused", "failed"])
+def test_what_was_done_for_a_lock_that_never_came_is_taken_back(
+    ending: str, make: Any, mapped: Any, detect: Any, clock: Any, state: State, sqlite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import stamina
+
+    response = mapped()
+    before = (tmp_path / "locked").read_text(encoding="utf-8")
+    locker = Away(AccountLocker(sqlite.address))
+    responder = make(locker=locker, response=response)
+    with stamina.set_testing(True):
+        (lock,) = report(responder, detect(WANG))
+        responder.drain(0)
+        assert WANG in (tmp_path / "locked").read_text(encoding="utf-8")
+        if ending == "refused":
+            # Protected by hand while the database is away.
+            responder.journal.protect("wang@*", "a mistake", clock())
+            monkeypatch.setattr(responder, "_due", {})
+            responder.drain(0)
+        else:
+            responder.journal.finish(lock, "failed", clock(), error="given up")
+            assert WANG in (tmp_path / "locked").read_text(encoding="utf-8"), "it stays out until somebody says so"
+            unlock_by_hand(state, WANG, "", None, clock, response=response)
+            with pytest.raises(UserError, match="there is no lock by sentinel"):
+                unlock_by_hand(state, WANG, "", None, clock, response=response)
+        responder.drain(0)
+    assert (tmp_path / "locked").read_text(encoding="utf-8") == before
+    assert chain.verify(state).problems == []
+
+
 # the breaker, and time
 
 
@@ -407,7 +487,7 @@ def die():
 
 class Files(Response):
     # Each step leaves a file; it is there once however often the step is done.
-    def perform(self, step, account, facts, *, mapped_before=False):
+    def perform(self, step, account, facts, **_):
         if point == f"before {step}":
             die()
         Path(directory, f"{step} {account}").write_text("")
