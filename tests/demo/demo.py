@@ -334,7 +334,8 @@ class Demo:
         self.screen.line("$", "sentinel locks list")
         listed = self.daemon.command("list")
         self.screen.say(listed)
-        if CULPRIT not in listed or len(listed.splitlines()) != 1:
+        # Indented below a lock is what followed it.
+        if CULPRIT not in listed or sum(not line.startswith(" ") for line in listed.splitlines()) != 1:
             raise Failure(f"the journal should have one lock, of {CULPRIT}")
         self.watch(2.5)
         why = "password changed, owner called"

@@ -148,7 +148,7 @@ def test_the_spam_stops_within_seconds_and_nobody_else_notices(lab: Lab) -> None
     daemon = lab.configure(f"  flush_auth_cache: true\n  kick: true\n  access_map: {access_map}\n  hold: true\n  grace: 3s\n  watch: 3s\n")
     before = lab.accounts.kept()
     # A provider defers some of it, so that much of it stands in the queue when the account is locked.
-    lab.sink.answer("mail", "450 4.7.1 not now", after=300, sender=FORGED)
+    lab.sink.answer("mail", "450 4.7.1 not now", after=100, sender=FORGED)
     with contextlib.ExitStack() as stack:
         stack.callback(daemon.end)
         daemon.start()
