@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sentinel.cli import EXIT_FOUND, EXIT_OK
 from sentinel.cli.text import as_json, plain
@@ -21,9 +21,6 @@ from sentinel.respond.journal import Journal
 from sentinel.respond.queue import Found, Match, Outcome, PostfixQueue, parse_address
 from sentinel.state import DATABASE_NAME, State
 from sentinel.wiring import remembered_messages
-
-if TYPE_CHECKING:
-    pass
 
 _SHOWN_ON_A_TERMINAL = 40
 _TOP = 5
@@ -187,7 +184,7 @@ def _list(found: Found, numbers: Mapping[str, Any], form: str) -> None:
     shown = found.matches[:_SHOWN_ON_A_TERMINAL] if sys.stdout.isatty() else found.matches
     for match in shown:
         entry = match.entry
-        where = f"{format_time(entry.arrival_time * _US)}  {entry.queue_id:<16}  {entry.queue_name:<8}"
+        where = f"{format_time(entry.arrival_time * _US)}  {entry.queue_id:<16}  {plain(entry.queue_name):<8}"
         print(f"{where}  {entry.size:>9,} bytes  {entry.nrcpt:>5,} recipients  {_short(entry.sender) or '<>'}")
     if len(shown) < len(found.matches):
         print(f"… and {len(found.matches) - len(shown):,} older ones; --format jsonl shows all")

@@ -438,21 +438,27 @@ class PostfixQueue:
         return Outcome(action, len(wanted), done + already, already, gone, argv, error)
 
     def _still(self, action: Action, wanted: Mapping[str, QueueEntry]) -> tuple[list[str], int]:
-        """The queue IDs under which there is still the same message, and how many of those are as they should be already."""
+        """The queue IDs under which there is still the same message, and how many of those are as they should be already.
+
+        A message that goes from a queue not yet listed to one that was is not in the listing, so those that are not are looked for twice.
+        """
         todo: list[str] = []
         seen: set[str] = set()
         already = 0
-        for entry in self.entries():
-            before = wanted.get(entry.queue_id)
-            if before is None or entry.queue_id in seen:
-                continue
-            seen.add(entry.queue_id)
-            if (entry.arrival_time, entry.sender) != (before.arrival_time, before.sender):
-                continue
-            if action != "delete" and (entry.queue_name == "hold") == (action == "hold"):
-                already += 1
-            else:
-                todo.append(entry.queue_id)
+        for _ in range(2):
+            for entry in self.entries():
+                before = wanted.get(entry.queue_id)
+                if before is None or entry.queue_id in seen:
+                    continue
+                seen.add(entry.queue_id)
+                if (entry.arrival_time, entry.sender) != (before.arrival_time, before.sender):
+                    continue
+                if action != "delete" and (entry.queue_name == "hold") == (action == "hold"):
+                    already += 1
+                else:
+                    todo.append(entry.queue_id)
+            if len(seen) == len(wanted):
+                break
         return todo, already
 
     def _super(self, action: Action, argv: Sequence[str], ids: Sequence[str]) -> int:

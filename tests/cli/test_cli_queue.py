@@ -153,12 +153,31 @@ def test_hostile_accounts(queue: Run, postfix: Queued, account: str) -> None:
     assert postfix.by_queue() == before
 
 
-def test_text_of_the_attacker_s_is_shown_and_not_obeyed(queue: Run, postfix: Queued) -> None:
-    postfix.put("mallory@corp.example", THIEF, sender='"\u001b[2J"@bank.example', recipients=['"\u001b[31m"@two.example'])
-    for form in ("table", "jsonl"):
-        done = queue("list", "--account", "mallory@corp.example", "--format", form)
-        assert done.code == 0
-        assert all(each.isprintable() for each in (done.out + done.err).splitlines())
+def test_text_of_the_attacker_s_is_shown_and_not_obeyed(sentinel: Run, tmp_path: Path) -> None:
+    """Postfix makes most of it harmless itself; a later one may not."""
+    evil = "\x1b[2J\u202e\n\u009b@x\u2028"
+    message = {
+        "queue_name": evil,
+        "queue_id": "603C620E32A",
+        "arrival_time": 1795313146,
+        "message_size": 1,
+        "sender": evil,
+        "recipients": [{"address": evil}],
+    }
+    place = "deferred/6/603C620E32A ***"
+    envelope = f"*** ENVELOPE RECORDS {place}\nnamed_attribute: sasl_username={CULPRIT}\nsender: {evil}\n*** MESSAGE FILE END {place}\n"
+    lines = ["log: x", f"state: {tmp_path}/state", "postfix:"]
+    for name, output in (("postqueue", json.dumps(message) + "\n"), ("postcat", envelope)):
+        (tmp_path / f"{name}.out").write_text(output, encoding="utf-8")
+        (tmp_path / name).write_text(f"#!/bin/sh\ncat {tmp_path}/{name}.out\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+        lines.append(f"  {name}: {tmp_path}/{name}")
+    (tmp_path / "sentinel.yaml").write_text("\n".join(lines), encoding="utf-8")
+    for command in (("list",), ("hold", "--dry-run")):
+        for form in ("table", "jsonl"):
+            done = sentinel("queue", *command, "--account", CULPRIT, "--config", tmp_path / "sentinel.yaml", "--format", form)
+            assert (done.code, "603C620E32A" in done.out or "dry" in done.out) == (0, True)
+            assert all(each.isprintable() for each in (done.out + done.err).split("\n"))
 
 
 def test_unread_messages_are_told_and_are_exit_1(queue: Run, postfix: Queued) -> None:

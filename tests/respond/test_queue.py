@@ -279,6 +279,19 @@ def test_a_reused_queue_id_is_left_alone(tmp_path: Path) -> None:
     assert "postsuper" not in (tmp_path / "calls").read_text()
 
 
+def test_a_message_that_moves_while_the_queue_is_listed_is_looked_for_once_more(tmp_path: Path) -> None:
+    """showq lists one queue after the other; what goes to a queue that it has done already is not shown."""
+    queue = programs(
+        tmp_path, queue=[listed(queue_id=A), listed(queue_id=C)], postsuper='n=$(wc -l); echo "x: Placed on hold: $n messages" >&2'
+    )
+    entries = list(queue.entries())
+    postqueue = tmp_path / "postqueue"
+    postqueue.write_text(
+        f"#!/bin/sh\nif [ -e {tmp_path}/again ]; then exec cat {tmp_path}/queue; fi\ntouch {tmp_path}/again; head -n 1 {tmp_path}/queue\n"
+    )
+    assert queue.hold(entries)[:5] == ("hold", 2, 2, 0, 0)
+
+
 @pytest.mark.parametrize(("seconds", "taken"), [(0, True), (3, True), (-3, True), (5, False), (-5, False), (None, False)])
 def test_the_join_s_queue_id_counts_only_when_the_times_fit(tmp_path: Path, seconds: int | None, taken: bool) -> None:
     """Short queue IDs come back."""
