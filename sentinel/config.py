@@ -62,6 +62,11 @@ def _span(value: object) -> float:
     return 0.0 if value in (0, "0") and not isinstance(value, bool) else parse_duration(value)
 
 
+def _no(value: object) -> object:
+    """YAML reads a bare no as false."""
+    return "no" if value is False else value
+
+
 def _timezone(value: object) -> object:
     if isinstance(value, str):
         parse_zone(value)
@@ -210,7 +215,7 @@ class ResponseSettings(_Section):
     flush_auth_cache: bool = Field(default=False, description="doveadm auth cache flush, after a lock and after an unlock")
     kick: bool = Field(default=False, description="doveadm kick: ends the account's IMAP, POP3 and submission sessions in Dovecot")
     access_map: AccessMapSettings | None = Field(default=None, description="put the account into this map while it is locked")
-    end_smtp: Literal["no", "cut", "kill"] = Field(
+    end_smtp: Annotated[Literal["no", "cut", "kill"], BeforeValidator(_no)] = Field(
         default="no",
         description="open SMTP sessions of the account; cut: close their connections (ss -K); kill: SIGTERM to their smtpd, "
         "after which Postfix may let nobody in for a minute",

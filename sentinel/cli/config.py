@@ -9,7 +9,7 @@ from sentinel.config import load_config
 from sentinel.errors import UserError
 from sentinel.respond.ban import check_rules
 from sentinel.respond.targets import targets_of
-from sentinel.wiring import engine_of, locker_of
+from sentinel.wiring import engine_of, locker_of, response_of
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -18,6 +18,7 @@ def main(arguments: argparse.Namespace) -> int:
         engine = engine_of(config)
         locker = locker_of(config)
         targets = targets_of(config)
+        steps = list(response_of(config).after_lock(0.0))
         if config.ban is not None:
             check_rules(config.ban, [rule.name for rule in engine.rules])
     except UserError as error:
@@ -28,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"  follows {', '.join(config.log)}; state in {config.state}; listens on {config.listen}")
     print(f"  {len(engine.rules)} rules; policy: {config.policy.mode}, lock at a score of {config.policy.lock_at:g}")
     if config.database is not None:
-        print(f"  locks by the preset {config.database.preset}")
+        print(f"  locks by the preset {config.database.preset}; then: {', '.join(steps) or 'nothing'}")
     if targets:
         print(f"  tells {', '.join(target.name for target in targets)}; try them with: sentinel notify test --config {arguments.file}")
     if config.ban is not None:
