@@ -219,8 +219,8 @@ class Responder:
         return [detection]
 
     def watched(self) -> list[str] | None:
-        """Accounts whose accepted mail :meth:`accepted` wants to hear of: those with points, and those that are locked. None while they are
-        the same as at the last call.
+        """Accounts whose accepted mail :meth:`accepted` wants to hear of: those with points, and those that are locked. None
+        while they are the same as at the last call.
         """
         with self._lock:
             locks = {account_key(lock.account): lock for lock in self.journal.open_locks() if lock.state == "done"}
@@ -306,8 +306,10 @@ class Responder:
             with self._wake:
                 self._awake = False
                 self._idle = False
+            pause = _POLL_SECONDS
             try:
                 self._round()
+                pause = max(0.01, min(_POLL_SECONDS, self._next_due()))
             except UserError as error:
                 _log.error("%s", error)
             except Exception:
@@ -316,7 +318,6 @@ class Responder:
             with self._wake:
                 self._idle = True
                 self._wake.notify_all()
-                pause = max(0.01, min(_POLL_SECONDS, self._next_due()))
                 self._wake.wait_for(lambda: self._awake or self._stopping, pause)
 
     def _next_due(self) -> float:
@@ -471,9 +472,11 @@ def carry_out(
         if refused is not None:
             journal.finish(action, "refused", now(), refused=refused)
         else:
+            # Where something else can be done meanwhile, it is not to wait for the same thing to fail three times.
+            once = action.action == "lock" and response is not None and bool(response.meanwhile(0.0))
             for attempt in stamina.retry_context(
                 on=_worth_a_quick_retry,
-                attempts=_QUICK_ATTEMPTS,
+                attempts=1 if once else _QUICK_ATTEMPTS,
                 timeout=_QUICK_SECONDS,
                 wait_initial=0.1,
                 wait_max=1.0,
