@@ -6,6 +6,9 @@ reads.
 
 Detections are committed as they come, before anybody acts on them. Position and snapshot are committed together every few seconds: after a
 crash the lines since then are read again, give the same detections with the same ids, and those are known already.
+
+While the state can't be written (a full disk) detection goes on and what it finds is kept in memory; nobody is locked, since
+nothing is done that was not written down before. No position is saved until all that came before it is.
 """
 
 from __future__ import annotations
@@ -54,6 +57,9 @@ _LONG_STOP_SECONDS = 120 * 86_400
 _DRAIN_SECONDS = 2.0
 _TOLD_SECONDS = 86_400.0
 """What a log tells of longer ago is stored, and no notice is made of it."""
+_WRITE_AGAIN_SECONDS = 1.0
+_MAX_UNWRITTEN = 10_000
+"""Detections that wait for a state that can be written; with more the logs are left unread until then."""
 _ANSWER_SECONDS = 5.0
 """How long the responder's thread waits for the loop to tell what the log knows."""
 
@@ -94,6 +100,10 @@ class Daemon:
         self._checkpoint_at: float | None = None
         self._checkpoint_due = 0.0
         self._dirty = False
+        self._unwritten: list[Detection] = []
+        self._unheard: deque[Accepted] = deque(maxlen=_MAX_UNWRITTEN)
+        self._write_due = 0.0
+        self._trouble = ""
         self._new_logins: Logins | None = None
         self._new_replies: ReplyClassifier | None = None
         self._questions: deque[_Question] = deque()
@@ -207,7 +217,7 @@ class Daemon:
             watched = responder.watched()
             if watched is not None:
                 engine.watch(watched)
-            chunks = follower.read(timeout)
+            chunks = follower.read(timeout) if len(self._unwritten) < _MAX_UNWRITTEN else self._pause()
             timeout = _READ_SECONDS
             # Taken at once: what is read anew meanwhile comes with the next chunk.
             logins, self._new_logins = self._new_logins, None
@@ -218,29 +228,52 @@ class Daemon:
                 engine.use_replies(replies)
                 _log.info("the reply rules have changed and hold from now on")
             found: list[Detection] = []
-            accepted: list[Accepted] = []
             if chunks:
                 engine.written_until(int(self._now()))
             for chunk in chunks:
                 step = engine.feed(chunk)
                 found += step.detections
-                accepted += step.accepted
+                self._unheard += step.accepted
                 self._dirty = True
             if found:
                 self._tell(found, metrics)
-                self._keep(found, state)
-                responder.handle(found, engine.active_accounts())
-                self._wake_others()
-            if accepted:
-                ineffective = responder.accepted(accepted)
-                if ineffective:
-                    self._tell(ineffective, metrics)
-                    self._wake_others()
+                self._unwritten += found
             self._answer(engine)
-            if self._dirty and time.monotonic() >= self._checkpoint_due:
-                self._checkpoint(engine, state, follower)
+            if time.monotonic() >= self._write_due:
+                try:
+                    if self._act(engine, state, responder, metrics) | self._checkpoint(engine, state, follower):
+                        self._trouble = ""
+                except UserError as error:
+                    self._write_due = time.monotonic() + _WRITE_AGAIN_SECONDS
+                    if self._trouble != str(error):
+                        _log.error("%s; detection goes on, and what it finds is written and acted on later", error)
+                    self._trouble = str(error)
             self._publish(engine, follower, responder, status)
+        self._act(engine, state, responder, metrics)
+        self._checkpoint_due = 0.0
         self._checkpoint(engine, state, follower)
+
+    def _pause(self) -> list[Any]:
+        self._stopping.wait(_WRITE_AGAIN_SECONDS)
+        return []
+
+    def _act(self, engine: Any, state: State, responder: Responder, metrics: Metrics) -> bool:
+        """Commits what was found and has policy decide; whether there was anything. UserError where the state can't be written: then
+        all of it is done again, which changes nothing about what was done already.
+        """
+        some = bool(self._unwritten or self._unheard)
+        if self._unwritten:
+            self._keep(self._unwritten, state)
+            responder.handle(self._unwritten, engine.active_accounts())
+            self._unwritten = []
+            self._wake_others()
+        if self._unheard:
+            ineffective = responder.accepted(self._unheard)
+            self._unheard.clear()
+            if ineffective:
+                self._tell(ineffective, metrics)
+                self._wake_others()
+        return some
 
     def _keep(self, found: Iterable[Detection], state: State) -> None:
         """Commits detections, and with them what is to be told of them and which addresses are to be banned."""
@@ -288,15 +321,17 @@ class Daemon:
                 detection.id,
             )
 
-    def _checkpoint(self, engine: Any, state: State, follower: Follower) -> None:
-        if not self._dirty:
-            return
+    def _checkpoint(self, engine: Any, state: State, follower: Follower) -> bool:
+        """Saves where everything stands when it is time; whether it did."""
+        if not self._dirty or time.monotonic() < self._checkpoint_due:
+            return False
         began = time.monotonic()
         state.save({path: position.to_dict() for path, position in follower.positions().items()}, engine.snapshot(), ())
         ended = time.monotonic()
         self._checkpoint_due = ended + max(_CHECKPOINT_SECONDS, _CHECKPOINT_SHARE * (ended - began))
         self._checkpoint_at = self._now()
         self._dirty = False
+        return True
 
     def _publish(self, engine: Any, follower: Follower, responder: Responder, status: Status) -> None:
         lag = follower.lag()
@@ -304,7 +339,7 @@ class Daemon:
         self._caught_up = self._caught_up or sum(lag.values()) <= _CAUGHT_UP_BYTES
         responder.caught_up = sum(lag.values()) <= _CAUGHT_UP_BYTES
         behind = "" if self._caught_up else f"catching up: {sum(lag.values()):,} bytes of log are still to be read"
-        reason = behind or self._database.reason
+        reason = self._trouble or behind or self._database.reason
         status.publish(
             Snapshot(
                 counters=engine.counters(),

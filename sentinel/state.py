@@ -338,9 +338,12 @@ class State:
             raise UserError(
                 f"another sentinel ({who}) is running on state directory {self.directory}; stop it, or give this one its own --state"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
         self._held = descriptor
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}; make room on that file system") from None
 
     # checkpoint
 
@@ -419,16 +422,18 @@ class State:
             found += self.query("SELECT data FROM detections WHERE id = ?", (id_,))
         return [json.loads(data) for (data,) in found]
 
-    def account_detections(self, memory_seconds: float) -> list[tuple[dict[str, Any], bool]]:
+    def account_detections(self, memory_seconds: float, until: float | None = None) -> list[tuple[dict[str, Any], bool]]:
         """What policy has to remember after a restart: detections about accounts, in the order in which they were
         stored.
 
-        Those of the last ``memory_seconds`` of event time, each with whether policy has already handled it.
+        Those of the last ``memory_seconds`` of event time, each with whether policy has already handled it. Event time
+        ends at ``until`` (seconds since the epoch): what a wrong clock has dated later is there too, and makes nothing old.
         """
+        latest = -1 if until is None else int(until * 1e6)
         rows = self.query(
-            "SELECT data, handled FROM detections WHERE account IS NOT NULL AND time > "
-            "(SELECT max(time) FROM detections WHERE account IS NOT NULL) - ? ORDER BY seq",
-            (int(memory_seconds * 1e6),),
+            "SELECT data, handled FROM detections WHERE account IS NOT NULL AND time > COALESCE("
+            "(SELECT max(time) FROM detections WHERE account IS NOT NULL AND (? < 0 OR time <= ?)), 0) - ? ORDER BY seq",
+            (latest, latest, int(memory_seconds * 1e6)),
         )
         return [(json.loads(data), bool(handled)) for data, handled in rows]
 

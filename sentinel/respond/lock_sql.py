@@ -6,7 +6,8 @@ database that holds ``é`` for ``e``, or ignores trailing spaces, finds rows tha
 The update binds the name exactly as the row has it.
 
 Lock and verification are one transaction; when they disagree, it is rolled back, and on tables without transactions the
-prior values are put back by statement.
+prior values are put back by statement. Of several sentinels on one database one locks at a time, so that the others find it done; that
+somebody else (an admin's panel) locked the account at the same moment is seen after the rollback, and left as it is.
 
 No password appears in a ``repr`` or an error: errors name the database by host and name, and texts from drivers are
 searched for it. SQLAlchemy is imported only when a locker is made.
@@ -62,6 +63,13 @@ _TYPES: dict[str, dict[int, bool | str]] = {
 """Type numbers to a value of that type: bool, "char", text, bpchar and varchar of ``pg_type.dat``; varchar, var_string and
 string, which is also an enum, of MySQL's ``field_types.h``. Other columns take a number as it is.
 """
+
+_ALONE = {
+    "mysql": "SELECT GET_LOCK('sentinel.locks', :seconds)",
+    "postgresql": "SELECT 1 FROM pg_advisory_xact_lock(1397638220)",
+    "sqlite": "BEGIN IMMEDIATE",
+}
+"""How to be the only sentinel that locks in a database; PostgreSQL and SQLite give it up with the transaction."""
 
 
 class AccountLocker:
@@ -136,7 +144,7 @@ class AccountLocker:
     def lock(self, account: str, record: Record) -> LockResult:
         """Locks an account, or finds that it is locked. Raises a :class:`LockError`, and what ``record`` raises."""
         check_account(account)
-        with self._connection() as db:
+        with self._connection() as db, self._alone(db):
             login, prior = self._row(db, account)
             if login != account:
                 # The update will look for this spelling: it too must find one row.
@@ -148,7 +156,11 @@ class AccountLocker:
                 try:
                     rows = self._change(db, "lock", login, prior)
                     if not self._verify(db, login, prior):
-                        raise LockFailed(f"{self.table} does not show {printable(login)} as locked after the lock statement")
+                        # InnoDB shows a transaction the row as it was at its beginning: somebody else may have locked it since.
+                        db.rollback()
+                        if not self._verify(db, login, prior):
+                            raise LockFailed(f"{self.table} does not show {printable(login)} as locked after the lock statement")
+                        locked_already, rows = True, 0
                 except LockFailed as error:
                     db.rollback()
                     raise LockFailed(f"{error}; {self._put_back(db, login, prior)}") from None
@@ -282,6 +294,36 @@ class AccountLocker:
                 yield db
             except SQLAlchemyError as error:
                 raise self._lock_error(error) from None
+
+    @contextlib.contextmanager
+    def _alone(self, db: "Connection") -> Iterator[None]:
+        from sqlalchemy import text
+        from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+        kind = self._engine.dialect.name
+        if kind not in _ALONE:
+            yield
+            return
+        if kind == "mysql":
+            # Before the driver's own time is over: it would hang up, and the server go on to wait for a row that nobody wants any more.
+            # A server without InnoDB has no such setting, and no such locks.
+            with contextlib.suppress(DBAPIError):
+                db.exec_driver_sql(f"SET SESSION innodb_lock_wait_timeout = {locks.STATEMENT_SECONDS // 2}")
+        with self._translated():
+            statement = text(_ALONE[kind])
+            given = db.execute(statement, {"seconds": locks.STATEMENT_SECONDS // 2} if kind == "mysql" else {})
+            alone = given.scalar() if given.returns_rows else 1
+        if not alone:
+            raise LockTrouble(f"{self.place}: another sentinel, or an attempt before, is still locking there")
+        try:
+            yield
+        finally:
+            if kind == "mysql":
+                try:
+                    db.execute(text("SELECT RELEASE_LOCK('sentinel.locks')"))
+                except SQLAlchemyError:
+                    # The server gives it free when the connection ends.
+                    db.invalidate()
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

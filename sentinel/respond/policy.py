@@ -124,8 +124,12 @@ class Policy:
         self._accounts: dict[str, _Account] = {}
         self._memory_us = int(settings.memory * _US)
 
-    def remember(self, detection: Detection) -> str | None:
-        """Counts a detection without deciding; its account's key, None when it has no account or scores 0."""
+    def remember(self, detection: Detection, now: float | None = None) -> str | None:
+        """Counts a detection without deciding; its account's key, None when it has no account or scores 0.
+
+        With ``now``, the wall clock in seconds, one of the present makes those of its account be forgotten that a wrong clock has dated
+        into the future: they never lock, and next to them nothing of the present would count.
+        """
         name = detection.subject.get("sasl_username")
         if not name or not detection.score:
             return None
@@ -134,6 +138,8 @@ class Policy:
         if account is None:
             account = self._accounts[key] = _Account(detection.time)
             self.changes += 1
+        if now is not None:
+            self._forget_future(account, detection, int((now + self.settings.max_evidence_age) * _US))
         account.newest = max(account.newest, detection.time)
         points = account.rules.setdefault(detection.rule, [])
         point = _Point(detection.time, detection.score, detection.id, _client_ips(detection))
@@ -145,13 +151,20 @@ class Policy:
             self._evict()
         return key
 
+    @staticmethod
+    def _forget_future(account: _Account, detection: Detection, until: int) -> None:
+        if detection.time <= until < account.newest:
+            account.rules = {rule: [point for point in points if point.time <= until] for rule, points in account.rules.items()}
+            account.rules = {rule: points for rule, points in account.rules.items() if points}
+            account.newest = max((point.time for points in account.rules.values() for point in points), default=detection.time)
+
     def consider(
         self, detection: Detection, *, now: float, standing: Standing, protected: Iterable[str] = (), active: int | None = None
     ) -> Decision | None:
         """Counts a detection and decides about its account. ``now`` is the wall clock in seconds; ``protected`` adds to
         the settings; ``active`` is how many accounts send mail at present, None when that is not known.
         """
-        if self.remember(detection) is None:
+        if self.remember(detection, now) is None:
             return None
         return self.decide(detection.subject["sasl_username"], now=now, standing=standing, protected=protected, active=active)
 

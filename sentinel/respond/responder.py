@@ -41,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 5.0
 """How soon the thread sees what another process put into the journal."""
+_TROUBLE_SECONDS = 1.0
 _TROUBLE_ATTEMPTS = 30
 """Rounds after which an error that is not about reaching the database is given up, and a step too."""
 _QUICK_ATTEMPTS = 3
@@ -105,10 +106,10 @@ class Responder:
         self._standing_locks: dict[str, Action] = {}
         self._watch: tuple[int, set[str]] = (-1, set())
         self._unhandled: list[Detection] = []
-        for data, handled in state.account_detections(settings.memory):
+        for data, handled in state.account_detections(settings.memory, now() + settings.max_evidence_age):
             detection = Detection.from_dict(data)
             if handled:
-                self.policy.remember(detection)
+                self.policy.remember(detection, now())
             else:
                 self._unhandled.append(detection)
         # Accounts that policy looks at again when the time after their unlock by hand is over.
@@ -129,13 +130,17 @@ class Responder:
                 return []
             new: list[Action] = []
             now = self._now()
-            with self.state.transaction():
-                for detection in every:
-                    account = detection.subject.get("sasl_username")
-                    if account and self.policy.remember(detection):
-                        self._remember_sessions(account, _sessions_of(detection))
-                        new += self._decide(account, now, active)
-                self.state.mark_handled([detection.id for detection in every])
+            try:
+                with self.state.transaction():
+                    for detection in every:
+                        account = detection.subject.get("sasl_username")
+                        if account and self.policy.remember(detection, now):
+                            self._remember_sessions(account, _sessions_of(detection))
+                            new += self._decide(account, now, active)
+                    self.state.mark_handled([detection.id for detection in every])
+            except UserError:
+                self._unhandled = earlier
+                raise
         self._announce(new)
         return new
 
@@ -302,16 +307,20 @@ class Responder:
             import subprocess  # noqa: F401
 
             import stamina  # noqa: F401
+        trouble = ""
         while not self._stopping:
             with self._wake:
                 self._awake = False
                 self._idle = False
+            before, trouble = trouble, ""
             pause = _POLL_SECONDS
             try:
                 self._round()
                 pause = max(0.01, min(_POLL_SECONDS, self._next_due()))
             except UserError as error:
-                _log.error("%s", error)
+                trouble = str(error)
+                if trouble != before:
+                    _log.error("%s", error)
             except Exception:
                 # A bug must not end locking for good while the daemon looks healthy.
                 _log.exception("unexpected error while carrying out actions")

@@ -90,6 +90,17 @@ def test_pattern_brackets_of_a_plain_name_are_that_name() -> None:
     assert protecting_pattern("[a]@x", ["[a]@x"]) == "[a]@x"
 
 
+def test_evidence_that_a_wrong_clock_dated_into_the_future_does_not_hide_that_of_the_present() -> None:
+    policy = enforcing()
+    wrong = decide(policy, detection("future", score=20, age=-30 * 86_400))
+    assert wrong is not None
+    assert wrong.kind == "stale"
+    before = Standing(previous="stale", previous_event_time=wrong.event_time)
+    right = decide(policy, detection("now"), before)
+    assert right is not None
+    assert (right.kind, right.detections, right.total) == ("lock", ("now",), 10)
+
+
 @pytest.mark.parametrize(("age", "kind"), [(3600, "lock"), (3601, "stale"), (30 * 365 * 86400, "stale"), (-3600, "lock"), (-3601, "stale")])
 def test_evidence_must_be_of_now(age: int, kind: str) -> None:
     decision = decide(enforcing(), detection("a", age=age))
