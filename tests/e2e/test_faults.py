@@ -36,7 +36,7 @@ CULPRIT = "wang@corp.example"
 LIU = "liu@corp.example"
 ANNA = "anna@corp.example"
 PASSWORD = "s3cret-word"
-KILLS = 18
+KILLS = int(os.environ.get("SENTINEL_TEST_KILLS", "6"))
 
 _ME = {"mysql": "sentinel@127.0.0.1", "postgresql": "sentinel"}
 _TABLES = {
