@@ -50,7 +50,7 @@ _STOP_SECONDS = 20.0
 """Longer than connecting and one statement may take."""
 _LEASE_SECONDS = 15.0
 """For how long a step is left to the process that has begun it; when that dies over it, mail goes on leaving for no longer."""
-_NOT_YET_SECONDS = 30.0
+_NOT_YET_SECONDS = 5.0
 _MAX_ACCOUNTS = 1000
 _MAX_SESSIONS = 50
 _ACCEPTED_LINE = re.compile(r"^[^\[]{1,200}/smtpd\[([0-9]{1,10})\]: [0-9A-Za-z]{6,24}: client=[^\[\]]{0,300}\[([0-9A-Fa-f.:]{2,45})\]")
