@@ -1,6 +1,7 @@
 """Locking in real tables: exactly one account, exactly restored, and no secret in any text."""
 
 import pickle
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -211,6 +212,48 @@ def test_without_transactions_the_row_is_put_back(mysql: Any, tmp_path: Path) ->
         locker.lock(WANG, nothing)
     assert mysql.rows() == {WANG: None}
     locker.close()
+
+
+@pytest.mark.parametrize("kind", ["mysql", "postgresql"])
+def test_somebody_elses_lock_of_the_same_moment_stays(request: Any, kind: str) -> None:
+    """Between sentinel's look at the row and its statement, an admin locks the account in the panel."""
+    database = request.getfixturevalue(kind)
+    database.create_generic(WANG, LIU)
+    locker = AccountLocker(database.address)
+
+    def meanwhile(login: str, prior: dict[str, Any], locked_already: bool) -> None:
+        assert (prior, locked_already) == ({"active": 1}, False)
+        database.run("UPDATE mailbox SET active = 0 WHERE username = :a", a=WANG)
+
+    locker.lock(WANG, meanwhile)
+    assert database.rows() == {WANG: 0, LIU: 1}
+    assert locker.is_locked(WANG)
+    locker.close()
+
+
+@pytest.mark.parametrize("kind", ["mysql", "postgresql"])
+def test_of_two_sentinels_one_locks_and_the_other_finds_it_locked(request: Any, kind: str) -> None:
+    database = request.getfixturevalue(kind)
+    database.create_generic(WANG)
+    lockers = [AccountLocker(database.address) for _ in range(2)]
+    found: list[bool] = []
+
+    def second() -> None:
+        found.append(lockers[1].lock(WANG, nothing).locked_already)
+
+    other = threading.Thread(target=second)
+
+    def meanwhile(login: str, prior: dict[str, Any], locked_already: bool) -> None:
+        other.start()
+        # It can't come between: as long as this one has not ended it waits.
+        other.join(0.3)
+        assert found == []
+
+    assert not lockers[0].lock(WANG, meanwhile).locked_already
+    other.join(20)
+    assert found == [True]
+    for locker in lockers:
+        locker.close()
 
 
 def test_own_table_and_column_names(database: Any) -> None:
