@@ -426,7 +426,8 @@ def _connect_arguments(url: "URL") -> dict[str, Any]:
         case "sqlite":
             arguments = {"timeout": CONNECT_SECONDS}
         case "postgresql":
-            pass
+            # Of a host that has vanished; what a living server takes its time for is limited by statement_timeout.
+            arguments |= {"tcp_user_timeout": 1000 * (CONNECT_SECONDS + locks.STATEMENT_SECONDS)}
         case _:
             arguments = {}
     return {name: value for name, value in arguments.items() if name not in url.query}

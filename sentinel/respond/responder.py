@@ -13,13 +13,14 @@ The functions at the end are what the command line does by hand. They work besid
 journal.
 """
 
+import contextlib
 import hashlib
 import logging
 import re
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from sentinel.config import Mode, PolicySettings
 from sentinel.detect.detection import Detection, account_key
@@ -48,6 +49,8 @@ _QUICK_ATTEMPTS = 3
 _QUICK_SECONDS = 5.0
 _STOP_SECONDS = 20.0
 """Longer than connecting and one statement may take."""
+_SLOW_SECONDS = 3.0
+"""How long a lock may take before the rest is begun without it."""
 _LEASE_SECONDS = 15.0
 """For how long a step is left to the process that has begun it; when that dies over it, mail goes on leaving for no longer."""
 _NOT_YET_SECONDS = 5.0
@@ -358,12 +361,40 @@ class Responder:
                 return
             if self._due.get(action.id, 0.0) > time.monotonic():
                 continue
-            settled = carry_out(self.journal, self._locker, action, self._now, self.policy.settings.protected, self._response)
+            with self._not_waiting(action):
+                settled = carry_out(self.journal, self._locker, action, self._now, self.policy.settings.protected, self._response)
             if settled.state == "pending":
                 self._due[action.id] = time.monotonic() + self._pause(settled.attempts)
             self._tell(settled)
             self._take_steps()
         self._take_steps()
+
+    @contextlib.contextmanager
+    def _not_waiting(self, action: Action) -> Iterator[None]:
+        """Where a database takes a lock's statement and does not answer, what can be done meanwhile is done by another thread."""
+        if self._response is None or action.action != "lock" or not self._response.meanwhile(0.0):
+            yield
+            return
+        timer = threading.Timer(_SLOW_SECONDS, self._contain, [action, self._response])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _contain(self, action: Action, response: Response) -> None:
+        try:
+            with self.state.transaction():
+                current = self.journal.get(action.id)
+                if current is None or current.state != "pending" or _stopped(self.journal, current, self.policy.settings.protected):
+                    return
+                self.journal.want(action, response.meanwhile(self._now()), self._now(), again=False)
+            self._take_steps()
+        except UserError as error:
+            _log.error("%s", error)
+        except Exception:
+            _log.exception("unexpected error while the database did not answer")
 
     def _pause(self, attempts: int) -> float:
         first, longest = self._pauses

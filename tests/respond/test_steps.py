@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from sentinel.detect.detection import Detection
 from sentinel.detect.engine import Accepted, OpenMessages
 from sentinel.errors import UserError
 from sentinel.respond import chain
+from sentinel.respond import responder as module
 from sentinel.respond.journal import Action, Done, Journal
 from sentinel.respond.locks import AccessMapLocker, AccountLocker, LockUnavailable
 from sentinel.respond.responder import INEFFECTIVE, Responder, lock_by_hand, take_step, unlock_by_hand
@@ -67,6 +70,13 @@ def make(state: State, clock: Any, sqlite: Any, response: Recorded) -> Iterator[
 
     yield build
     locker.close()
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def report(responder: Responder, *detections: Detection) -> list[Action]:
@@ -196,6 +206,34 @@ def test_while_the_database_is_away_mail_is_held_all_the_same(
     assert response.steps[6:] == ["kick", "smtpd", "hold", "flush"] or response.steps[6:] == ["flush", "kick", "smtpd", "hold"]
     assert sqlite.rows() == {WANG: 0, LIU: 1}
     assert states(responder.journal, lock)["verify"] == "pending"
+
+
+def test_a_database_that_does_not_answer_holds_up_no_step(
+    make: Any, response: Recorded, detect: Any, sqlite: Any, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a PostgreSQL server that is stopped: the statement waits for as long as it likes."""
+    answers = threading.Event()
+
+    class Slow(AccountLocker):
+        def lock(self, account: str, record: Any) -> Any:
+            assert answers.wait(30)
+            return super().lock(account, record)
+
+    monkeypatch.setattr(module, "_SLOW_SECONDS", 0.1)
+    responder = make(locker=Slow(sqlite.address))
+    responder.start()
+    try:
+        (lock,) = report(responder, detect(WANG))
+        until(lambda: response.steps == ["kick", "smtpd", "hold"])
+        until(lambda: states(responder.journal, lock) == dict.fromkeys(("kick", "smtpd", "hold"), "done"))
+        assert sqlite.rows() == {WANG: 1, LIU: 1}
+        answers.set()
+        assert responder.drain(20)
+        assert sqlite.rows() == {WANG: 0, LIU: 1}
+        assert response.steps[3:] == ["kick", "smtpd", "hold", "flush"], "and once more, for what came in meanwhile"
+    finally:
+        answers.set()
+        responder.stop()
 
 
 def test_an_unlock_cancels_what_waits_and_flushes_the_cache(
