@@ -15,7 +15,7 @@ demo: $(VENV)/.built
 	@$(BIN)/python tests/demo/demo.py
 
 test: $(if $(filter tests tests/ tests/e2e%,$(TESTS)),servers) lint
-	@$(BIN)/python -m pytest $(TESTS)
+	@$(BIN)/python -m pytest $(if $(filter tests tests/,$(TESTS)),-n auto --dist loadfile) $(TESTS)
 
 lint: $(VENV)/.built
 	@$(BIN)/ruff check $(LINT_PATHS)

@@ -1,5 +1,6 @@
 """Builds the compiled parts. Everything else about the project stands in pyproject.toml."""
 
+import os
 import shutil
 import sys
 import sysconfig
@@ -12,7 +13,11 @@ MODULES = ("maillog._symbols", "maillog._scan", "track._clients", "track._join",
 
 
 class BuildExt(build_ext):
-    """Says in one sentence what is missing where there is no compiler."""
+    """Compiles several modules at once, and says in one sentence what is missing where there is no compiler."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def run(self) -> None:
         compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
