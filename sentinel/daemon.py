@@ -58,6 +58,7 @@ _DRAIN_SECONDS = 2.0
 _TOLD_SECONDS = 86_400.0
 """What a log tells of longer ago is stored, and no notice is made of it."""
 _WRITE_AGAIN_SECONDS = 1.0
+_PUBLISH_SECONDS = 0.2
 _MAX_UNWRITTEN = 10_000
 """Detections that wait for a state that can be written; with more the logs are left unread until then."""
 _ANSWER_SECONDS = 5.0
@@ -99,6 +100,7 @@ class Daemon:
         self._caught_up = False
         self._checkpoint_at: float | None = None
         self._checkpoint_due = 0.0
+        self._publish_due = 0.0
         self._dirty = False
         self._unwritten: list[Detection] = []
         self._unheard: deque[Accepted] = deque(maxlen=_MAX_UNWRITTEN)
@@ -248,7 +250,9 @@ class Daemon:
                     if self._trouble != str(error):
                         _log.error("%s; detection goes on, and what it finds is written and acted on later", error)
                     self._trouble = str(error)
-            self._publish(engine, follower, responder, status)
+            if found or time.monotonic() >= self._publish_due:
+                self._publish(engine, follower, responder, status)
+                self._publish_due = time.monotonic() + _PUBLISH_SECONDS
         self._act(engine, state, responder, metrics)
         self._checkpoint_due = 0.0
         self._checkpoint(engine, state, follower)

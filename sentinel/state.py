@@ -97,9 +97,10 @@ _UPGRADES: tuple[tuple[str, ...], ...] = (
     _SCHEMA,
     (
         "ALTER TABLE actions ADD COLUMN expires REAL",  # lock: when policy undoes it by itself, wall clock
+        "ALTER TABLE actions ADD COLUMN troubles INTEGER NOT NULL DEFAULT 0",  # attempts that the database answered with an error
         """CREATE TABLE steps (
              action TEXT NOT NULL REFERENCES actions (id),
-             step TEXT NOT NULL,               -- as respond/sequence.py names them
+             step TEXT NOT NULL,               -- as respond/response.py names them
              state TEXT NOT NULL,              -- pending, done, failed, cancelled
              due REAL NOT NULL,                -- wall clock: not before
              attempts INTEGER NOT NULL DEFAULT 0,
@@ -161,7 +162,7 @@ _UPGRADES: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX bans_by_time ON bans (created)",
         # breaker: why it is open; actions_before_journal: the last action that the journal knows nothing of.
         "CREATE TABLE flags (name TEXT PRIMARY KEY, value TEXT NOT NULL, since REAL NOT NULL)",
-        "INSERT INTO flags SELECT 'actions_before_journal', max(seq), 0 FROM actions HAVING max(seq) IS NOT NULL",
+        "INSERT INTO flags SELECT 'actions_before_journal', seq, 0 FROM (SELECT max(seq) AS seq FROM actions) WHERE seq IS NOT NULL",
     ),
 )
 

@@ -41,7 +41,8 @@ def main(arguments: argparse.Namespace) -> int:
     if command == "verify-journal" and arguments.file:
         return _verify_export(arguments)
     config = _config(arguments)
-    looking = command in ("list", "verify-journal")
+    # What a state directory holds is looked at or undone: a wrong name must not make a new one.
+    looking = command in ("list", "verify-journal", "unlock", "unprotect", "resume")
     with State(config.state if config else arguments.state or DEFAULT_STATE, create=not looking) as state:
         match command:
             case "list":
@@ -76,13 +77,16 @@ def _act(state: State, config: Config | None, arguments: argparse.Namespace) -> 
             facts = None
             if response is not None and response.settings.hold:
                 messages, _ = remembered_messages(state, account=arguments.account)
-                facts = Facts(messages.mine, messages.others)
+                facts = Facts(messages.mine)  # a checkpoint may be old, and short queue IDs come back: nothing is ruled out by it
             action = lock_by_hand(state, arguments.account, arguments.why, locker, response=response, facts=facts, expires=expires)
     finally:
         if locker is not None:
             locker.close()
     print(_line(action))
-    steps = Journal(state).steps(action)
+    journal = Journal(state)
+    lock = journal.get(action.target) if action.target else None
+    steps = [*journal.steps(action), *(journal.steps(lock) if lock is not None else ())]
+    steps = [step for step in steps if lock is None or step.action == action.id or step.changed >= action.created]
     for step in steps:
         if step.state in ("done", "failed") or step.attempts:
             print(f"    {step.step}: {step.state}{f': {plain(step.detail)}' if step.detail else ''}")
@@ -165,6 +169,8 @@ def _list(state: State, config: Config | None, arguments: argparse.Namespace) ->
         if not arguments.every:
             for step in journal.steps(action):
                 print(f"    {step.step}: {step.state}{f': {plain(step.detail)}' if step.detail else ''}")
+    for action in journal.failed_locks() if not arguments.every else ():
+        print(f"given up, and not undone: {_line(action)}")
     for pattern in protected(state):
         print(f"protected: {plain(pattern)}")
     return EXIT_OK

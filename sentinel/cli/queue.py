@@ -41,7 +41,6 @@ def main(arguments: argparse.Namespace) -> int:
         found = queue.find(
             **subject,
             known=remembered.mine,
-            foreign=remembered.others,
             max_envelopes=arguments.max_envelopes,
             progress=progress,
         )

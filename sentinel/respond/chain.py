@@ -77,11 +77,13 @@ def export(state: State, after: int = 0) -> Iterator[dict[str, Any]]:
 
 def verify(state: State, witnesses: Iterable[Head] = ()) -> Verdict:
     """Checks the chain in the database, its end, and that it agrees with the actions that it is about."""
-    last, problems = _check(_rows(state), witnesses)
-    ((count,),) = state.query("SELECT COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'journal'), 0)")
-    if count > last.seq:
-        problems.append(f"the journal ends with entry {last.seq}, but {count} were written: its end has been cut off")
-    problems += _disagreements(state)
+    # All of it at one moment: a daemon that writes meanwhile would make it look cut off.
+    with state.transaction():
+        last, problems = _check(_rows(state), witnesses)
+        ((count,),) = state.query("SELECT COALESCE((SELECT seq FROM sqlite_sequence WHERE name = 'journal'), 0)")
+        if count > last.seq:
+            problems.append(f"the journal ends with entry {last.seq}, but {count} were written: its end has been cut off")
+        problems += _disagreements(state)
     return Verdict(last, problems)
 
 
@@ -93,11 +95,12 @@ def verify_export(lines: Iterable[str], name: str, witnesses: Iterable[Head] = (
             try:
                 entry = json.loads(line)
                 seq, hash_ = int(entry["seq"]), str(entry["hash"])
-            except (ValueError, KeyError, TypeError):
+                text = _text({key: value for key, value in entry.items() if key not in _KEYS_OF_THE_CHAIN})
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise UserError(
                     f"{name}:{number}: is no line of a journal export; write one with: sentinel locks list --journal --format jsonl"
                 ) from None
-            yield seq, _text({key: value for key, value in entry.items() if key not in _KEYS_OF_THE_CHAIN}), hash_
+            yield seq, text, hash_
 
     return Verdict(*_check(rows(), witnesses))
 

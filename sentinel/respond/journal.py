@@ -5,7 +5,7 @@ from the decision, so the same decision made again is the same row. States chang
 
     (new) -> simulated | refused | done (notify, protect)
     (new) -> pending -> done | failed | refused
-    failed -> pending        the same decision is made again
+    failed, refused -> pending   the same decision is made again
     done -> done, closed     a lock that was undone
 
 Before a lock is tried, what the account's columns hold goes into the row (:meth:`Journal.record_prior`). A process
@@ -38,13 +38,19 @@ from sentinel.respond import chain
 from sentinel.respond.policy import Decision, Standing
 from sentinel.state import State
 
+STEP_ORDER = ("map", "flush", "unmap", "flush-late", "kick", "smtpd", "hold", "hold-late", "verify")
+THERE, ABSENT = "there", "absent"
+"""What a ``map`` step found before it changed anything."""
+FLUSH_AGAIN_SECONDS = 2.0
+
 _HOUR_SECONDS = 3600.0
 _DAY_SECONDS = 86_400.0
+_UNLOCK_AGAIN_SECONDS = 600.0
 _ERROR_CHARACTERS = 300
 _LINE_CHARACTERS = 500
 _COLUMNS = (
     "seq, id, account, action, state, by, why, refused, detections, total, event_time, created, changed, "
-    "attempts, error, login, prior, target, closed, expires"
+    "attempts, error, login, prior, target, closed, expires, troubles"
 )
 _OPEN_LOCK = "action = 'lock' AND state IN ('pending', 'done') AND closed = 0"
 
@@ -82,10 +88,12 @@ class Action:
     """Of a lock: it was undone."""
     expires: float | None = None
     """Of a lock: when policy undoes it."""
+    troubles: int = 0
+    """Attempts that the database answered with an error."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON output. Without the prior values: they may be password hashes."""
-        out = {name: getattr(self, name) for name in self.__slots__ if name not in ("prior", "seq", "event_time", "detections")}
+        out = {name: getattr(self, name) for name in self.__slots__ if name not in ("prior", "seq", "event_time", "detections", "troubles")}
         out["detections"] = list(self.detections)
         for name in ("created", "changed", "expires"):
             if out[name] is not None:
@@ -100,7 +108,7 @@ class Step:
 
     action: str
     step: str
-    """As :mod:`sentinel.respond.sequence` names them."""
+    """As :mod:`sentinel.respond.response` names them."""
     state: str
     """pending, done, failed or cancelled."""
     due: float
@@ -217,8 +225,10 @@ class Journal:
                 "INSERT INTO actions (id, account, account_key, action, state, by, why, refused, detections, total, "
                 "event_time, created, changed, login, prior, target, expires) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET state = excluded.state, changed = excluded.changed, "
-                "attempts = 0, error = NULL WHERE actions.state = 'failed'",
+                "ON CONFLICT (id) DO UPDATE SET state = excluded.state, changed = excluded.changed, created = excluded.created, "
+                "by = excluded.by, why = excluded.why, expires = excluded.expires, event_time = excluded.event_time, "
+                "refused = excluded.refused, attempts = 0, troubles = 0, error = NULL "
+                "WHERE actions.state = 'failed' OR (actions.state = 'refused' AND excluded.state = 'pending')",
                 (
                     id_, account, account_key(account), action, state, by, why, refused, json.dumps(list(detections)),
                     total, event_time, now, now, login, _encode(prior), target, expires,
@@ -243,12 +253,13 @@ class Journal:
                 (login, locked_already, _encode(prior), now, action.id),
             )
 
-    def tried(self, action: Action, error: str, now: float, *, seconds: float | None = None) -> None:
+    def tried(self, action: Action, error: str, now: float, *, seconds: float | None = None, trouble: bool = False) -> None:
         """An attempt failed; the action stays pending."""
         with self.state.transaction() as db:
             counted = db.execute(
-                "UPDATE actions SET attempts = attempts + 1, error = ?, changed = ? WHERE id = ? AND state = 'pending'",
-                (error[:_ERROR_CHARACTERS], now, action.id),
+                "UPDATE actions SET attempts = attempts + 1, troubles = troubles + ?, error = ?, changed = ? "
+                "WHERE id = ? AND state = 'pending'",
+                (trouble, error[:_ERROR_CHARACTERS], now, action.id),
             ).rowcount
             # While a database is away the same error comes every minute: once is enough.
             if counted and action.error != error[:_ERROR_CHARACTERS]:
@@ -290,8 +301,13 @@ class Journal:
         """A lock that is not to be was waiting for the database, and some steps may have been taken meanwhile. Mail on hold stays there."""
         with self.state.transaction() as db:
             db.execute("UPDATE steps SET state = 'cancelled', changed = ? WHERE action = ? AND state = 'pending'", (now, action.id))
-            if any(step.step == "map" and step.found is not None for step in self.steps(action)):
-                self.want(action, {"unmap": now}, now)
+            taken = {step.step: step for step in self.steps(action)}
+            undo = {}
+            if "map" in taken and taken["map"].found == ABSENT:
+                undo["unmap"] = now
+            if "flush" in taken and taken["flush"].state == "done":
+                undo |= {"flush": now, "flush-late": now + FLUSH_AGAIN_SECONDS}
+            self.want(action, undo, now)
 
     def close_lock(self, lock_id: str, now: float) -> None:
         """The lock is undone. One that was still pending is refused by that."""
@@ -302,10 +318,32 @@ class Journal:
                 "ELSE refused END, state = CASE state WHEN 'pending' THEN 'refused' ELSE state END WHERE id = ?",
                 (now, lock_id),
             )
-            db.execute("UPDATE steps SET state = 'cancelled', changed = ? WHERE action = ? AND state = 'pending'", (now, lock_id))
             lock = self.get(lock_id)
             if lock is not None:
+                self._take_back(lock, now)
                 self._note(lock, "closed", now)
+
+    def reopen_unlock(self, lock: Action, now: float) -> None:
+        """A lock was made after it had been undone by hand: it is to be undone once more, by what it recorded."""
+        with self.state.transaction() as db:
+            db.execute(
+                "UPDATE actions SET state = 'pending', login = ?, prior = ?, attempts = 0, changed = ? "
+                "WHERE target = ? AND action = 'unlock' AND state = 'done'",
+                (lock.login, _encode(lock.prior), now, lock.id),
+            )
+            for undo in self._select("target = ? AND action = 'unlock' AND state = 'pending'", (lock.id,)):
+                self._note(undo, "decided", now)
+
+    def adopt(self, action: Action, why: str, now: float, *, expires: float | None = None) -> Action:
+        """What policy began is an admin's from now on."""
+        with self.state.transaction() as db:
+            db.execute(
+                "UPDATE actions SET by = 'hand', why = ?, expires = ? WHERE id = ? AND state IN ('pending', 'done')",
+                (why, expires, action.id),
+            )
+            adopted = self.get(action.id) or action
+            self._note(adopted, "decided", now, expires=expires)
+            return adopted
 
     # steps
 
@@ -320,8 +358,20 @@ class Journal:
             )
 
     def record_found(self, step: Step, found: str) -> None:
-        """Keeps what a step finds, just before it changes anything; what the first attempt found stays."""
+        """Keeps what a step finds, just before it changes anything; what the first attempt found stays. What an earlier lock of the
+        same account has left there is not somebody else's.
+        """
         with self.state.transaction() as db:
+            if found == THERE:
+                ((left,),) = self.state.query(
+                    "SELECT count(*) FROM steps AS ours JOIN actions AS earlier ON earlier.id = ours.action "
+                    "WHERE ours.step = 'map' AND ours.found = ? AND ours.action != ? "
+                    "AND earlier.account_key = (SELECT account_key FROM actions WHERE id = ?) "
+                    "AND NOT EXISTS (SELECT 1 FROM steps AS gone "
+                    "WHERE gone.action = ours.action AND gone.step = 'unmap' AND gone.state = 'done')",
+                    (ABSENT, step.action, step.action),
+                )
+                found = ABSENT if left else THERE
             db.execute("UPDATE steps SET found = COALESCE(found, ?) WHERE action = ? AND step = ?", (found, step.action, step.step))
 
     def step_tried(self, step: Step, action: Action, error: str, now: float, *, due: float | None, done: Done | None = None) -> None:
@@ -353,8 +403,9 @@ class Journal:
         return self._steps("action = ?", (action.id,))
 
     def due_steps(self, now: float) -> list[Step]:
-        """What is to be done now, in the order in which it was wanted."""
-        return self._steps("state = 'pending' AND due <= ?", (now,))
+        """What is to be done now: what is quick and stops most comes first, for all accounts."""
+        due = self._steps("state = 'pending' AND due <= ?", (now,))
+        return sorted(due, key=lambda step: STEP_ORDER.index(step.step) if step.step in STEP_ORDER else len(STEP_ORDER))
 
     def claim(self, step: Step, now: float, until: float) -> bool:
         """Takes a step that is due, so that no other process does it at the same time; one that dies over it leaves it due ``until``."""
@@ -482,13 +533,16 @@ class Journal:
         return found[0] if found else None
 
     def failed_lock(self, account: str) -> Action | None:
-        """A lock that was given up, while the account stands in the access map because of it."""
-        found = self._select(
-            "account_key = ? AND action = 'lock' AND state = 'failed' AND closed = 0 AND EXISTS "
-            "(SELECT 1 FROM steps WHERE steps.action = actions.id AND step = 'map' AND found IS NOT NULL) ORDER BY seq DESC LIMIT 1",
-            (account_key(account),),
+        """A lock that was given up, and may all the same have changed the row, or put the account into the access map."""
+        found = [lock for lock in self.failed_locks() if account_key(lock.account) == account_key(account)]
+        return found[-1] if found else None
+
+    def failed_locks(self) -> list[Action]:
+        """All such locks that nobody has undone, oldest first."""
+        return self._select(
+            "action = 'lock' AND state = 'failed' AND closed = 0 AND (prior IS NOT NULL OR EXISTS "
+            "(SELECT 1 FROM steps WHERE steps.action = actions.id AND step = 'map' AND found IS NOT NULL))"
         )
-        return found[0] if found else None
 
     def open_locks(self) -> list[Action]:
         """All such locks, oldest first."""
@@ -553,13 +607,17 @@ class Journal:
         """Locks whose time is over and that nobody undoes yet."""
         return self._select(
             f"{_OPEN_LOCK} AND expires <= ? AND NOT EXISTS "
-            "(SELECT 1 FROM actions AS undo WHERE undo.target = actions.id AND undo.action = 'unlock' AND undo.state = 'pending')",
-            (now,),
+            "(SELECT 1 FROM actions AS undo WHERE undo.target = actions.id AND undo.action = 'unlock' "
+            "AND (undo.state = 'pending' OR (undo.state = 'failed' AND undo.changed > ?)))",
+            (now, now - _UNLOCK_AGAIN_SECONDS),
         )
 
     def left_alone(self, since: float) -> list[Action]:
-        """What was refused since then because the account had been unlocked by hand."""
-        return self._select("state = 'refused' AND refused LIKE 'released:%' AND created > ?", (since,))
+        """What was refused since then for a reason that passes: an unlock by hand, the number of locks, the breaker."""
+        return self._select(
+            "state = 'refused' AND (refused LIKE 'released:%' OR refused LIKE 'cap:%' OR refused LIKE 'breaker:%') AND created > ?",
+            (since,),
+        )
 
     def _select(self, where: str, parameters: Sequence[object] = ()) -> list[Action]:
         order = "" if "ORDER BY" in where else " ORDER BY seq"

@@ -339,7 +339,7 @@ class AccountLocker:
 
         text = f"{self.place}: {self._text_of(error)}"
         if isinstance(error, DBAPIError):
-            if error.connection_invalidated:
+            if error.connection_invalidated or _passes(error.orig):
                 return LockUnavailable(text)
             if _not_allowed(error.orig):
                 text += f"; grant what is missing: sentinel locks presets {self.preset.name}"
@@ -431,6 +431,22 @@ def _connect_arguments(url: "URL") -> dict[str, Any]:
         case _:
             arguments = {}
     return {name: value for name, value in arguments.items() if name not in url.query}
+
+
+_PASSING_MYSQL = (1040, 1205, 1213, 1290, 1836)
+"""Too many connections, lock wait time-out, deadlock, read-only (mysqld_error.h)."""
+_PASSING_POSTGRESQL = ("25006", "40001", "40P01", "53300", "55P03", "57014", "57P01", "57P03")
+"""Read-only, serialization, deadlock, too many connections, lock not available, cancelled, shutting down, starting (errcodes.txt)."""
+
+
+def _passes(error: BaseException | None) -> bool:
+    """Whether the database says that it is a matter of time: others hold the row, or it takes no writes at present."""
+    code = error.args[0] if error is not None and error.args else None
+    return (
+        code in _PASSING_MYSQL
+        or getattr(error, "sqlstate", None) in _PASSING_POSTGRESQL
+        or str(getattr(error, "sqlite_errorname", "")).startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_READONLY"))
+    )
 
 
 def _not_allowed(error: BaseException | None) -> bool:

@@ -335,6 +335,7 @@ class _Worker:
         self._awake = threading.Event()
         self._due = 0.0  # monotonic: not before
         self._failures = 0
+        self._taken: set[int] = set()
         self._pruned: float | None = None
         self._thread: threading.Thread | None = None
 
@@ -363,6 +364,7 @@ class _Worker:
                 more = self.round()
             except UserError as error:
                 _log.error("%s", error)
+                self._rest(0.0)
             except Exception:
                 # Who stopped us does not wait for long, and may have closed the state database.
                 if not self.stopping:
@@ -388,12 +390,16 @@ class _Worker:
     def _send(self, row: Row) -> bool:
         """Whether the next one may be tried."""
         outbox, name = self._notifier.outbox, self.target.name
-        try:
-            earlier = outbox.earlier(row) if row.notice.resolved else []
-            self._hand_over(row.notice, earlier)
-        except TargetError as error:
-            return self._failed(row, error)
+        if row.seq not in self._taken:
+            try:
+                earlier = outbox.earlier(row) if row.notice.resolved else []
+                self._hand_over(row.notice, earlier)
+            except TargetError as error:
+                return self._failed(row, error)
+            # While the state can't be written it is not sent again and again.
+            self._taken.add(row.seq)
         outbox.settle(row, "sent")
+        self._taken.discard(row.seq)
         self._failures = 0
         self._notifier.count(name, "sent")
         self.settled.set()

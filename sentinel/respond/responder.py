@@ -53,6 +53,9 @@ _SLOW_SECONDS = 3.0
 """How long a lock may take before the rest is begun without it."""
 _LEASE_SECONDS = 15.0
 """For how long a step is left to the process that has begun it; when that dies over it, mail goes on leaving for no longer."""
+_LONG_STEPS = ("hold", "hold-late")
+_PASSING = ("released", "cap", "breaker")
+"""Refusals whose reason passes without another detection."""
 _NOT_YET_SECONDS = 5.0
 _MAX_ACCOUNTS = 1000
 _MAX_SESSIONS = 50
@@ -115,8 +118,8 @@ class Responder:
                 self.policy.remember(detection, now())
             else:
                 self._unhandled.append(detection)
-        # Accounts that policy looks at again when the time after their unlock by hand is over.
-        since = now() - settings.respect_unlock
+        # Accounts that policy looks at again when the reason why they were left alone has passed.
+        since = now() - settings.memory
         self._left_alone = {account_key(action.account): action.account for action in self.journal.left_alone(since)}
 
     # the daemon's side
@@ -158,7 +161,7 @@ class Responder:
         expires = None if settings.unlock_after is None else now + settings.unlock_after
         action = self.journal.decide(decision, now, expires=expires)
         new = [action] if action else []
-        if decision.kind == "released":
+        if decision.kind in _PASSING:
             self._left_alone[account_key(account)] = account
         if decision.trips and self.journal.open_breaker(decision.trips, now):
             _log.critical("the breaker is open, policy locks nobody any more: %s; close it with: sentinel locks resume", decision.trips)
@@ -344,13 +347,21 @@ class Responder:
         """Pending actions that this responder may carry out."""
         if self._locker is None:
             return []
-        return [a for a in self.journal.pending() if a.by == "hand" or a.action == "unlock" or self.policy.mode_of(a.account) == "enforce"]
+        return [
+            action
+            for action in self.journal.pending()
+            if action.by == "hand"
+            or action.action == "unlock"
+            or action.prior is not None  # the row may have been changed
+            or self.policy.mode_of(action.account) == "enforce"
+        ]
 
     def _busy(self) -> bool:
         return bool(self._mine() or (self._response is not None and self.journal.due_steps(self._now())))
 
     def _round(self) -> None:
         if self._locker is None:
+            self._take_steps()
             return
         self._undo_expired()
         self._look_again()
@@ -366,7 +377,6 @@ class Responder:
             if settled.state == "pending":
                 self._due[action.id] = time.monotonic() + self._pause(settled.attempts)
             self._tell(settled)
-            self._take_steps()
         self._take_steps()
 
     @contextlib.contextmanager
@@ -390,7 +400,7 @@ class Responder:
                 if current is None or current.state != "pending" or _stopped(self.journal, current, self.policy.settings.protected):
                     return
                 self.journal.want(action, response.meanwhile(self._now()), self._now(), again=False)
-            self._take_steps()
+            self._take_steps(to_the_end=True)
         except UserError as error:
             _log.error("%s", error)
         except Exception:
@@ -400,11 +410,12 @@ class Responder:
         first, longest = self._pauses
         return min(longest, first * 2.0 ** min(attempts - 1, 30))
 
-    def _take_steps(self) -> None:
+    def _take_steps(self, *, to_the_end: bool = False) -> None:
+        """Does what is due. What takes long gives way to a lock that nobody has tried yet, unless ``to_the_end``."""
         if self._response is None:
             return
         for step in self.journal.due_steps(self._now()):
-            if self._stopping:
+            if self._stopping or (not to_the_end and step.step in _LONG_STEPS and self._new_work()):
                 return
             if step.step == "verify" and not self.caught_up:
                 self.journal.claim(step, self._now(), self._now() + _NOT_YET_SECONDS)
@@ -414,6 +425,10 @@ class Responder:
                 result = take_step(self.journal, self._response, action, step, self._facts_of(action, step), self._now, self._pause)
                 if result is not None:
                     self._tell_step(action, step, result)
+
+    def _new_work(self) -> bool:
+        """Whether something waits that nobody has tried yet: it goes before what takes long."""
+        return any(action.id not in self._due for action in self._mine())
 
     def _facts_of(self, action: Action, step: Step) -> Facts:
         messages = None
@@ -431,18 +446,16 @@ class Responder:
                 self.journal.finish(action, "done", now)
 
     def _look_again(self) -> None:
-        """Decides about accounts that were left alone after an unlock by hand, when that time is over."""
+        """Decides anew about accounts that were left alone for a reason that passes. As long as it has not, the decision is the same and
+        is not journalled again.
+        """
         new: list[Action] = []
         with self._lock:
             now = self._now()
             waiting, self._left_alone = self._left_alone, {}
-            for key, account in waiting.items():
-                released = self.journal.standing(account, now, simulated=False).released_by_hand_at
-                if released is not None and now - released < self.policy.settings.respect_unlock:
-                    self._left_alone[key] = account
-                else:
-                    with self.state.transaction():
-                        new += self._decide(account, now)
+            for account in waiting.values():
+                with self.state.transaction():
+                    new += self._decide(account, now)
         self._announce(new)
 
     def _drop_unwanted(self) -> list[Action]:
@@ -529,20 +542,33 @@ def carry_out(
     except LockRefused as error:
         if action.action == "unlock":
             # The account is gone, and its lock with it.
-            journal.finish(action, "done", now(), error=str(error), steps=response.after_unlock(now()) if response else None)
+            journal.finish(action, "done", now(), error=str(error), steps=_after_unlock(journal, response, action, now))
         else:
             journal.finish(action, "refused", now(), refused=f"account: {error}")
     except LockError as error:
-        hopeless = isinstance(error, LockFailed) or (isinstance(error, LockTrouble) and action.attempts + 1 >= _TROUBLE_ATTEMPTS)
-        with journal.state.transaction():
-            if hopeless:
-                journal.finish(action, "failed", now(), error=str(error), done=Done(seconds=time.monotonic() - began))
-            else:
-                journal.tried(action, str(error), now(), seconds=time.monotonic() - began)
-            current = journal.get(action.id)
-            if response is not None and action.action == "lock" and current is not None and current.state in ("pending", "failed"):
-                journal.want(action, response.meanwhile(now()), now())
+        _not_done(journal, action, error, now, time.monotonic() - began, response)
+    except UserError:
+        raise  # the state can't be written: nothing can be noted, and nothing more is done
+    except Exception as error:
+        # One action that meets a bug must not keep the others from their turn.
+        _log.exception("unexpected error at the %s of %s", action.action, printable(action.account))
+        _not_done(journal, action, LockTrouble(f"unexpected {type(error).__name__}"), now, time.monotonic() - began, response)
     return journal.get(action.id) or action
+
+
+def _not_done(
+    journal: Journal, action: Action, error: LockError, now: Callable[[], float], seconds: float, response: Response | None
+) -> None:
+    trouble = isinstance(error, LockTrouble)
+    hopeless = isinstance(error, LockFailed) or (trouble and action.troubles + 1 >= _TROUBLE_ATTEMPTS)
+    with journal.state.transaction():
+        if hopeless:
+            journal.finish(action, "failed", now(), error=str(error), done=Done(seconds=seconds))
+        else:
+            journal.tried(action, str(error), now(), seconds=seconds, trouble=trouble)
+        current = journal.get(action.id)
+        if response is not None and action.action == "lock" and current is not None and current.state in ("pending", "failed"):
+            journal.want(action, response.meanwhile(now()), now())
 
 
 def _stopped(journal: Journal, action: Action, protected: Sequence[str]) -> str | None:
@@ -578,7 +604,7 @@ def _lock(journal: Journal, locker: Locker, action: Action, now: Callable[[], fl
         # Undone by hand between the statement and here.
         current = journal.get(action.id)
         if current is not None and current.state != "done" and current.prior is not None:
-            locker.unlock(result.login, current.prior)
+            journal.reopen_unlock(current, now())
 
 
 def _first(journal: Journal, action: Action) -> bool:
@@ -592,7 +618,15 @@ def _unlock(journal: Journal, locker: Locker, action: Action, now: Callable[[], 
     began = time.monotonic()
     result = locker.unlock(action.login, action.prior)
     done = Done(result.statement, result.rows, time.monotonic() - began)
-    journal.finish(action, "done", now(), done=done, steps=response.after_unlock(now()) if response else None)
+    journal.finish(action, "done", now(), done=done, steps=_after_unlock(journal, response, action, now))
+
+
+def _after_unlock(journal: Journal, response: Response | None, action: Action, now: Callable[[], float]) -> dict[str, float]:
+    """What an unlock brings; not what its lock's own steps do when they are taken back."""
+    lock = journal.get(str(action.target))
+    if response is None or (lock is not None and any(step.step == "flush" and step.state == "done" for step in journal.steps(lock))):
+        return {}
+    return response.after_unlock(now())
 
 
 def take_step(
@@ -610,8 +644,7 @@ def take_step(
     if step.step == "verify":
         return _verify(journal, response, action, step, now)
     began = time.monotonic()
-    lock = (journal.get(action.target) if action.target else None) or action
-    found = next((other.found for other in journal.steps(lock) if other.step == "map"), None)
+    found = next((other.found for other in journal.steps(action) if other.step == "map"), None)
     try:
         done = response.perform(
             step.step,
@@ -620,9 +653,14 @@ def take_step(
             record=lambda there: journal.record_found(step, there),
             found=found,
         )
-    except StepError as error:
+    except Exception as problem:
+        error = problem if isinstance(problem, StepError) else StepError(f"unexpected {type(problem).__name__}")
+        if error is not problem:
+            _log.exception("unexpected error at the step %s of %s", step.step, printable(action.account))
         attempts = step.attempts + 1
-        due = None if error.final or attempts >= _TROUBLE_ATTEMPTS else now() + pause(attempts)
+        # Who is unlocked must not stand in the map for ever because postmap did not work for an hour.
+        given_up = error.final or (attempts >= _TROUBLE_ATTEMPTS and step.step != "unmap")
+        due = None if given_up else now() + pause(attempts)
         journal.step_tried(step, action, str(error), now(), due=due, done=Done(seconds=time.monotonic() - began))
         return "failed"
     journal.step_done(step, action, done, now())
@@ -671,7 +709,11 @@ def lock_by_hand(
         raise UserError("locking needs the mail system's database; give --database, or --config with a database section")
     journal = Journal(state)
     with state.transaction():
-        action = journal.open_lock(account) or journal.by_hand("lock", account, why, now(), expires=expires)
+        action = journal.open_lock(account)
+        if action is None:
+            action = journal.by_hand("lock", account, why, now(), expires=expires)
+        elif action.by == "policy" or action.expires != expires:
+            action = journal.adopt(action, why, now(), expires=expires)
     if action is None:
         raise UserError(f"{printable(account)} is being locked or unlocked by another process; look at: sentinel locks list")
     if action.state == "pending":
@@ -703,16 +745,16 @@ def unlock_by_hand(
         if lock is None:
             raise UserError(f"there is no lock by sentinel on {printable(account)}; sentinel locks list shows those that there are")
         action = None
-        if lock.prior is None or lock.state == "failed":
+        if lock.prior is None:
             journal.close_lock(lock.id, now())
             action = journal.by_hand("unlock", account, why, now(), state="done", target=lock)
-            if action is not None and response is not None:
-                journal.want(action, response.after_unlock(now()), now())
+            if action is not None:
+                journal.want(action, _after_unlock(journal, response, action, now), now())
         if action is None:
             if locker is None:
                 raise UserError("unlocking needs the mail system's database; give --database, or --config with a database section")
             waiting = [a for a in journal.pending() if a.action == "unlock" and a.target == lock.id]
-            action = waiting[0] if waiting else journal.by_hand("unlock", account, why, now(), target=lock)
+            action = journal.adopt(waiting[0], why, now()) if waiting else journal.by_hand("unlock", account, why, now(), target=lock)
     if action is None:
         raise UserError(f"{printable(account)} is being unlocked by another process; look at: sentinel locks list")
     if action.state == "pending" and locker is not None:
@@ -725,8 +767,9 @@ def _take_steps_of(journal: Journal, response: Response | None, action: Action, 
     if response is None:
         return
     for step in journal.due_steps(now()):
-        if step.action == action.id:
-            take_step(journal, response, action, step, facts, now, lambda attempts: 1.0)
+        owner = journal.get(step.action)
+        if owner is not None and owner.id in (action.id, action.target):
+            take_step(journal, response, owner, step, facts, now, lambda attempts: 1.0)
 
 
 def resume(state: State, why: str, now: Callable[[], float] = time.time, *, teller: Teller | None = None) -> bool:
@@ -762,5 +805,11 @@ def unprotect(state: State, pattern: str, why: str, now: Callable[[], float] = t
 
 
 def _check_given(account: str) -> None:
+    try:
+        account.encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"the account {printable(account)} is not text in UTF-8; write it as it stands in the mail system's table"
+        ) from None
     if not account.strip():
         raise UserError("the account is empty; name one as it logs in, such as info@example.com")

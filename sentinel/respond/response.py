@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sentinel.respond.journal import Done
+from sentinel.respond.journal import ABSENT, FLUSH_AGAIN_SECONDS, STEP_ORDER, THERE, Done
 from sentinel.respond.locks import LockError, LockRefused
 from sentinel.respond.policy import printable
 from sentinel.respond.programs import ProgramError, run
@@ -39,14 +39,12 @@ if TYPE_CHECKING:
     from sentinel.respond.locks import Locker
     from sentinel.respond.queue import PostfixQueue
 
-STEPS = ("flush", "flush-late", "map", "unmap", "kick", "smtpd", "hold", "hold-late", "verify")
+STEPS = STEP_ORDER
 
 _WILDCARDS = frozenset("*?")
 _MAX_ACCOUNT_CHARACTERS = 320
 _NO_SESSION = 68
 """What doveadm kick exits with (EX_NOHOST) where the user has no session."""
-_FLUSH_AGAIN_SECONDS = 2.0
-_THERE, _ABSENT = "there", "absent"
 
 
 class StepError(Exception):
@@ -102,7 +100,7 @@ class Response:
             # The map stops what the cache would still let in, so it comes first.
             others = {step: due for step, due in steps.items() if step != "map"}
             first = {"map": now} if "map" in steps else {}
-            steps = {**first, "flush": now, "flush-late": now + _FLUSH_AGAIN_SECONDS, **others}
+            steps = {**first, "flush": now, "flush-late": now + FLUSH_AGAIN_SECONDS, **others}
         if chosen.hold:
             steps["hold-late"] = now + chosen.grace
         if chosen.verify:
@@ -116,9 +114,10 @@ class Response:
         return {step: now for step, on in wanted.items() if on}
 
     def after_unlock(self, now: float) -> dict[str, float]:
-        """Steps that an unlock brings. Held mail stays on hold: whether it is spam is for a person to see."""
-        steps = {"unmap": now} if self._map is not None else {}
-        return steps | ({"flush": now, "flush-late": now + _FLUSH_AGAIN_SECONDS} if self.settings.flush_auth_cache else {})
+        """Steps that an unlock brings, besides the undoing of what the lock's own steps did. Held mail stays on hold: whether it is
+        spam is for a person to see.
+        """
+        return {"flush": now, "flush-late": now + FLUSH_AGAIN_SECONDS} if self.settings.flush_auth_cache else {}
 
     # doing
 
@@ -133,7 +132,7 @@ class Response:
             "flush": lambda: self._flush(account),
             "flush-late": lambda: self._flush(account),
             "map": lambda: self._mapped(account, record),
-            "unmap": lambda: Done(rows=0, detail="it was in the map before") if found == _THERE else self._unmapped(account),
+            "unmap": lambda: self._unmapped(account) if found == ABSENT else Done(rows=0, detail="nothing of ours was in the map"),
             "kick": lambda: self._kick(account),
             "smtpd": lambda: self._end_smtp(facts.sessions),
             "hold": lambda: self._hold(account, facts),
@@ -168,16 +167,20 @@ class Response:
             raise StepError(f"doveadm kick failed: {_words(ran.err) or f'exit code {ran.code}'}")
         return Done(_shown(argv), None, detail="sessions were ended")
 
+    def _access_map(self) -> "Locker":
+        if self._map is None:
+            raise StepError("response.access_map is not configured any more, and the account may still stand in that map")
+        return self._map
+
     def _mapped(self, account: str, record: Callable[[str], None]) -> Done:
-        assert self._map is not None
-        result = self._map.lock(account, lambda login, prior, there: record(_THERE if there else _ABSENT))
+        result = self._access_map().lock(account, lambda login, prior, there: record(THERE if there else ABSENT))
         return Done(result.statement, result.rows, detail="it is in the map already" if result.locked_already else "")
 
     def _unmapped(self, account: str) -> Done:
-        assert self._map is not None
-        if not self._map.is_locked(account):
+        access_map = self._access_map()
+        if not access_map.is_locked(account):
             return Done(rows=0, detail="it was not in the map")
-        result = self._map.unlock(account, {"entry": None})
+        result = access_map.unlock(account, {"entry": None})
         return Done(result.statement, result.rows)
 
     def _end_smtp(self, sessions: Sequence[Session]) -> Done:
@@ -210,7 +213,7 @@ class Response:
 
     def _hold(self, account: str, facts: Facts) -> Done:
         if self._queue is None:
-            raise StepError("there is no queue to hold mail in: the postfix section is missing", final=True)
+            raise StepError("response.hold is not configured any more", final=True)
         found = self._queue.find(account=account, known=facts.queue_ids, foreign=facts.others, max_envelopes=self.settings.max_envelopes)
         held = self._queue.hold(found.entries)
         if held.error is not None:
