@@ -150,11 +150,15 @@ class Responder:
         self._announce(new)
         return new
 
-    def _decide(self, account: str, now: float, active: int | None = None) -> list[Action]:
-        """What policy does about an account, journalled; also the locks that an opening breaker stops."""
+    def _decide(self, account: str, now: float, active: int | None = None, *, again: bool = False) -> list[Action]:
+        """What policy does about an account, journalled; also the locks that an opening breaker stops. ``again``: it was decided before
+        and counted for the breaker then, which somebody may have closed since because these are culprits indeed.
+        """
         settings = self.policy.settings
         simulated = self.policy.mode_of(account) != "enforce"
         standing = self.journal.standing(account, now, simulated=simulated, breaker_span=settings.breaker.span)
+        if again:
+            standing = standing._replace(others_lately=0)
         decision = self.policy.decide(account, now=now, standing=standing, protected=self.journal.protected(), active=active)
         if decision is None:
             return []
@@ -455,7 +459,7 @@ class Responder:
             waiting, self._left_alone = self._left_alone, {}
             for account in waiting.values():
                 with self.state.transaction():
-                    new += self._decide(account, now)
+                    new += self._decide(account, now, again=True)
         self._announce(new)
 
     def _drop_unwanted(self) -> list[Action]:
