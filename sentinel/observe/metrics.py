@@ -38,7 +38,7 @@ _OTHER = "other"
 OUTCOMES = ("event", "ignored", "unparsed", "repeated")
 CLASSES = CLASS_NAMES[1:]
 # As respond/responder.py has them.
-ACTIONS = ("lock", "unlock", "notify", "flush", "flush-late", "map", "unmap", "kick", "smtpd", "hold", "hold-late", "ban")
+ACTIONS = ("lock", "unlock", "notify", "map", "flush", "unmap", "flush-late", "kick", "smtpd", "hold", "hold-late", "ban")
 RESULTS = ("simulated", "done", "failed", "refused")
 NOTICE_RESULTS = ("sent", "failed", "retried")
 TABLES = ("messages", "known_clients", "window_keys", "window_events", "evidence")

@@ -382,7 +382,13 @@ def test_a_locked_account_stops_and_an_unlocked_one_is_as_before(
         assert response.perform("hold-late", WANG, Facts()).rows == 0
         _nothing_leaves(lab, bystander)
 
-        _unlock(name, lab, lambda: (response.perform("unmap", WANG, Facts()), locker.unlock(locked.login, locked.prior)), response, table)
+        _unlock(
+            name,
+            lab,
+            lambda: (response.perform("unmap", WANG, Facts(), found="absent"), locker.unlock(locked.login, locked.prior)),
+            response,
+            table,
+        )
         assert accounts.kept() == before
         bystander.wait_for_more()
     assert bystander.troubles == []

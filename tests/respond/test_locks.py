@@ -340,7 +340,7 @@ def test_row_held_by_another_transaction(postgresql: Any, monkeypatch: pytest.Mo
     locker = AccountLocker(postgresql.address)
     with postgresql._engine.begin() as other:
         other.execute(text("UPDATE mailbox SET active = 1"))
-        with pytest.raises(LockTrouble, match="timeout"):
+        with pytest.raises(LockUnavailable, match="timeout"):
             locker.lock(WANG, nothing)
     locked(locker, WANG)
     locker.close()
