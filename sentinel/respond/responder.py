@@ -54,6 +54,7 @@ _SLOW_SECONDS = 3.0
 _LEASE_SECONDS = 15.0
 """For how long a step is left to the process that has begun it; when that dies over it, mail goes on leaving for no longer."""
 _LONG_STEPS = ("hold", "hold-late")
+_LOOKED_AT_ONCE = 100
 _PASSING = ("released", "cap", "breaker")
 """Refusals whose reason passes without another detection."""
 _NOT_YET_SECONDS = 5.0
@@ -456,8 +457,9 @@ class Responder:
         new: list[Action] = []
         with self._lock:
             now = self._now()
-            waiting, self._left_alone = self._left_alone, {}
-            for account in waiting.values():
+            # A hundred at a time: who is still left alone goes to the end of the line.
+            for key in list(self._left_alone)[:_LOOKED_AT_ONCE]:
+                account = self._left_alone.pop(key)
                 with self.state.transaction():
                     new += self._decide(account, now, again=True)
         self._announce(new)
