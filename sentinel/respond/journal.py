@@ -6,7 +6,8 @@ from the decision, so the same decision made again is the same row. States chang
     (new) -> simulated | refused | done (notify, protect)
     (new) -> pending -> done | failed | refused
     failed, refused -> pending   the same decision is made again
-    done -> done, closed     a lock that was undone
+    done, failed -> closed   a lock that was undone
+    done -> pending          an unlock whose lock was made after it all the same
 
 Before a lock is tried, what the account's columns hold goes into the row (:meth:`Journal.record_prior`). A process
 killed at any point leaves a pending row, and whoever goes on from there does the same statement again. A lock that was
@@ -16,8 +17,8 @@ itself refuses a second open lock on one account.
 What else belongs to an action (sessions to end, mail to hold) are its steps, each with a state of its own::
 
     (new) -> pending -> done | failed
-    pending -> cancelled     the lock was undone
-    done | failed -> pending the lock was made good meanwhile, so that all is done once more after it
+    pending -> cancelled     the lock was undone, or is not to be
+    done | failed -> pending the lock was made meanwhile, so that all is done once more after it; or what was done is taken back
 
 Each change adds an entry to the journal (:mod:`sentinel.respond.chain`) in the same transaction.
 """

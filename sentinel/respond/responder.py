@@ -42,7 +42,6 @@ _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 5.0
 """How soon the thread sees what another process put into the journal."""
-_TROUBLE_SECONDS = 1.0
 _TROUBLE_ATTEMPTS = 30
 """Rounds after which an error that is not about reaching the database is given up, and a step too."""
 _QUICK_ATTEMPTS = 3

@@ -20,7 +20,7 @@ from sentinel.respond.journal import Action
 from sentinel.respond.notify import Notice, Outbox, Target
 from sentinel.state import State
 
-_NOT_TOLD = ("stale", "mode", "breaker")
+_NOT_TOLD = ("stale", "mode", "breaker", "hand")
 """Refusals that are nobody's business, or that another notice tells."""
 _ENDS = {"remote-block": "block-ended", "auth-backend-down": "auth-backend-back"}
 """What lasts, and the detection that it is over."""
